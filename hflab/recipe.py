@@ -1,0 +1,348 @@
+"""A recipe: everything that decides a training run, as dataclasses read from YAML.
+
+    recipe = load_recipe("char_lstm_shakespeare", {"training.learning_rate": "1e-3"})
+
+A recipe is a name of `hflab/recipes/`, or a path to a YAML file. Keys are dotted (`section.key`); a key that does not exist and a value
+of the wrong type or outside its range raise `UserError` before any work. This module knows nothing about models, data or training:
+choices that only they know (cells, sources, tasks) are checked by `hflab.training.tasks.check_recipe`.
+"""
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, Union
+
+import yaml
+
+from .errors import UserError, nearest
+
+
+def option(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:  # noqa: A002 - argparse's word
+    """A recipe key: its default, its one-line description, and the closed range of a number."""
+    metadata = {"help": help, "low": low, "high": high}
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(kw_only=True)
+class DataSection:
+    """Where the text comes from, how it is split, and how it is laid out in batches."""
+
+    source: str = option("text", "data source; `hflab recipes --sources` lists them")
+    path: str | None = option(None, "file or folder of .txt, .jsonl, .csv or .parquet (source: text)")
+    dataset: str | None = option(None, "Hub data set id (source: hub)")
+    config_name: str | None = option(None, "configuration of the Hub data set")
+    revision: str | None = option(None, "revision of the Hub data set")
+    streaming: bool = option(False, "read the Hub data set as a stream; needs max_characters")
+    text_column: str = option("text", "column that holds the text (.jsonl, .csv, .parquet, hub)")
+    license: str | None = option(None, "licence of the text, as an SPDX id in lower case; goes into the card")
+    language: str | None = option(None, "language of the text, as an ISO 639 code; goes into the card")
+    max_characters: int | None = option(None, "read at most this many characters", low=1)
+    validation_fraction: float = option(0.1, "share held out for validation, where the source has no split of its own", 0, 0.9)
+    test_fraction: float = option(0.0, "share held out for test, likewise", 0, 0.9)
+    split_by: Literal["position", "document"] = option(
+        "position", "position: the text is cut once, training first; document: whole documents, drawn by a hash"
+    )
+    layout: Literal["lanes", "windows"] = option(
+        "lanes", "lanes: contiguous text with carried state (truncated back-propagation); windows: shuffled, each from a zero state"
+    )
+    sequence_length: int = option(128, "tokens per window, the length of back-propagation through time", low=1)
+    reset_at_documents: bool = option(True, "a document's first token is read with a zero state")
+    cache_dir: str | None = option(None, "folder of the tokenised text; default: hflab's folder in the user's cache")
+
+
+@dataclass(kw_only=True)
+class ProcessorSection:
+    """How text becomes tokens."""
+
+    tokenizer: str = option("character", "character, byte_bpe or word (trained on the training split), or a Hub id or folder")
+    vocab_size: int | None = option(None, "most tokens a trained vocabulary may have; default: all characters, 8,000 otherwise", low=8)
+    min_frequency: int = option(1, "a trained vocabulary leaves out what occurs less often", low=1)
+
+
+@dataclass(kw_only=True)
+class ModelSection:
+    """Which model: a family with its config, or a pretrained one. Any other key of the section is a field of the family's config."""
+
+    family: str | None = option(None, "model family; its config's fields are keys of this section")
+    pretrained: str | None = option(None, "start from this Hub id or folder instead of random weights")
+    trust_remote_code: bool = option(False, "run the code that `pretrained` brings; only for a source you trust")
+    config: dict[str, Any] = option({}, "fields of the family's config, written directly in this section")
+
+
+@dataclass(kw_only=True)
+class TrainingSection:
+    """The loop: budget, batches, optimizer, schedule, checkpoints."""
+
+    num_steps: int | None = option(None, "budget: optimizer steps", low=1)
+    num_epochs: float | None = option(None, "budget: passes over the training split", low=0)
+    max_seconds: float | None = option(None, "budget: seconds of training, evaluation and checkpoints left out", low=0)
+    batch_size: int = option(32, "sequences per optimizer step, over all processes and accumulation steps", low=1)
+    gradient_accumulation_steps: int = option(1, "forward and backward passes per optimizer step", low=1)
+    optimizer: str = option("adamw", "adamw, sgd, muon (hidden matrices; AdamW for the rest), or a class name of torch.optim")
+    learning_rate: float = option(1e-3, "peak learning rate", low=0)
+    weight_decay: float = option(0.0, "decoupled weight decay of matrices; biases, norms and embeddings have none", low=0)
+    optimizer_arguments: dict[str, Any] = option({}, "further arguments of the optimizer, such as {betas: [0.9, 0.99]}")
+    schedule: Literal["constant", "linear", "cosine"] = option("cosine", "learning rate over the budget, after the warm-up")
+    warmup_steps: int = option(0, "steps over which the learning rate rises linearly from zero", low=0)
+    min_learning_rate_ratio: float = option(0.0, "learning rate at the end of the budget, relative to the peak", 0, 1)
+    max_grad_norm: float | None = option(1.0, "clip the gradient's norm to this; null: no clipping", low=0)
+    averaging: Literal["none", "ema", "asgd"] = option(
+        "none", "evaluate and save averaged weights: exponential moving average, or ASGD (plain mean of the last steps)"
+    )
+    averaging_decay: float = option(0.999, "decay per step of the moving average", 0, 1)
+    averaging_start: float = option(0.5, "share of the budget after which averaging begins", 0, 1)
+    early_stopping_patience: int | None = option(None, "stop after this many evaluations without a better loss", low=1)
+    mixed_precision: Literal["no", "bf16", "fp16"] = option("no", "automatic mixed precision of Accelerate")
+    device: Literal["auto", "cpu", "cuda", "mps"] = option("auto", "device; auto takes the best there is")
+    seed: int = option(1, "seed of every random number of the run", 0, 2**32 - 1)
+    log_every_steps: int = option(20, "steps between lines of metrics.jsonl", low=1)
+    evaluate_every_steps: int | None = option(None, "steps between evaluations; default: a tenth of num_steps; a last one always", low=1)
+    checkpoint_every_steps: int | None = option(None, "steps between checkpoints; default: at evaluations and on interruption", low=1)
+    keep_checkpoints: int = option(2, "most recent checkpoints kept", low=1)
+
+
+@dataclass(kw_only=True)
+class EvaluationSection:
+    """Evaluation while training and after it."""
+
+    batch_size: int = option(32, "lanes the held-out text is cut into (carried state); the figure depends on it a little", low=1)
+    max_tokens: int | None = option(None, "most tokens per evaluation while training; the last evaluation takes all", low=1)
+    sample_prompt: str = option("", "prompt of the text samples shown while training; empty: a piece of the held-out text")
+    sample_tokens: int = option(160, "tokens per sample; 0: none", low=0)
+    sample_temperature: float = option(0.8, "sampling temperature of the samples", 0, 10)
+
+
+@dataclass(kw_only=True)
+class PublishSection:
+    """What the model card says beyond measured facts."""
+
+    repo_id: str | None = option(None, "Hub repository the model is meant for, user/name")
+    license: str = option("apache-2.0", "licence of the model, as the Hub writes it")
+    description: str | None = option(None, "own words at the head of the card")
+    intended_use: str | None = option(None, "own words on intended use")
+    limitations: str | None = option(None, "own words on limitations")
+
+
+@dataclass(kw_only=True)
+class TrackingSection:
+    """Experiment trackers, through Accelerate."""
+
+    trackers: list[str] = option([], "any of trackio and tensorboard (extra: tracking)")
+    project: str = option("hflab", "project name the trackers use")
+
+
+@dataclass(kw_only=True)
+class Recipe:
+    """A run, complete. `task` names an entry of `hflab.training.tasks.TASKS`."""
+
+    task: str = option("causal_lm", "what is trained")
+    description: str = option("", "one line on what the recipe shows")
+    data: DataSection = field(default_factory=DataSection)
+    processor: ProcessorSection = field(default_factory=ProcessorSection)
+    model: ModelSection = field(default_factory=ModelSection)
+    training: TrainingSection = field(default_factory=TrainingSection)
+    evaluation: EvaluationSection = field(default_factory=EvaluationSection)
+    publish: PublishSection = field(default_factory=PublishSection)
+    tracking: TrackingSection = field(default_factory=TrackingSection)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as YAML's own types, model config fields written directly in the model section."""
+        values = dataclasses.asdict(self)
+        values["model"].update(values["model"].pop("config"))
+        return values
+
+    def save(self, path: Path) -> None:
+        """Write the recipe, every key resolved, as UTF-8 YAML."""
+        path.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with hflab."""
+    folder = resources.files("hflab") / "recipes"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_recipe(name: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
+    """Read the recipe `name` (a packaged name or a YAML file) and apply dotted `overrides`.
+
+    Raises:
+        UserError: the recipe does not exist or is not UTF-8 YAML; a key is unknown (the nearest is named); a value has the wrong type
+            or lies outside its range; no budget, or fractions that leave nothing to train on.
+    """
+    values = _read_yaml(name)
+    for key, value in (overrides or {}).items():
+        _set_dotted(values, key, value)
+    return parse_recipe(values)
+
+
+def parse_recipe(values: dict[str, Any]) -> Recipe:
+    """Turn nested plain values into a checked `Recipe`. Raises `UserError` as `load_recipe` does."""
+    recipe = _parse_dataclass(Recipe, values, prefix="")
+    _check_combinations(recipe)
+    return recipe
+
+
+def recipe_keys() -> list[tuple[str, str, Any, str]]:
+    """Every dotted key with its type, default and description, in the order of the dataclasses."""
+    rows = []
+    for name, section_type in typing.get_type_hints(Recipe).items():
+        if not dataclasses.is_dataclass(section_type):
+            rows.append(_describe_key(Recipe, name, prefix=""))
+            continue
+        rows += [_describe_key(section_type, key.name, f"{name}.") for key in dataclasses.fields(section_type)]
+    return [row for row in rows if row[0] != "model.config"]
+
+
+def _describe_key(owner: Any, name: str, prefix: str) -> tuple[str, str, Any, str]:
+    entry = next(entry for entry in dataclasses.fields(owner) if entry.name == name)
+    default = entry.default if entry.default is not dataclasses.MISSING else entry.default_factory()  # type: ignore[misc]
+    return prefix + name, _type_name(typing.get_type_hints(owner)[name]), default, entry.metadata["help"]
+
+
+def _read_yaml(name: str | Path) -> dict[str, Any]:
+    path = Path(name)
+    packaged = resources.files("hflab") / "recipes" / f"{name}.yaml"
+    if path.suffix in {".yaml", ".yml"}:
+        if not path.is_file():
+            raise UserError(f"The recipe file {str(path)!r} does not exist; give a YAML file or one of: {', '.join(recipe_names())}.")
+        raw = path.read_bytes()
+    elif packaged.is_file():
+        raw = packaged.read_bytes()
+    else:
+        names = recipe_names()
+        raise UserError(f"There is no recipe {str(name)!r}; give a .yaml file or one of: {', '.join(names)}.{nearest(str(name), names)}")
+    try:
+        values = yaml.safe_load(raw.decode("utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"The recipe {str(name)!r} is not valid UTF-8 YAML: {error}. Compare it with one printed by `hflab recipes NAME`.") from None
+    if not isinstance(values, dict):
+        raise UserError(f"The recipe {str(name)!r} holds {type(values).__name__}, not sections; it needs keys such as task, data and training.")
+    return values
+
+
+def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise UserError(f"--{key} cannot be set: {section!r} is a value, not a section.")
+    values[last] = value
+
+
+def _plain_value(value: Any) -> Any:
+    """Read text as YAML would, with 1e-3 as a number too; what is no YAML means itself."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value) if not value.lstrip("+-").isdigit() else int(value)
+    except ValueError:
+        pass
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+
+
+def _parse_dataclass(cls: Any, values: Any, prefix: str) -> Any:
+    if not isinstance(values, dict):
+        raise UserError(f"The section {prefix.rstrip('.') or 'recipe'} is {values!r}, not a set of keys; write `key: value` lines below it.")
+    hints = typing.get_type_hints(cls)
+    known, extra = {}, {}
+    for key, value in values.items():
+        if key in hints and not (cls is ModelSection and key == "config"):
+            known[key] = _parse_value(cls, hints, key, value, prefix)
+        elif cls is ModelSection:
+            extra[key] = _plain_value(value)  # a field of the family's config, checked by the family
+        else:
+            raise UserError(f"The recipe has no key {prefix + str(key)!r}.{_nearest_key(str(key), prefix, hints)}")
+    if cls is ModelSection:
+        known["config"] = extra
+    return cls(**known)
+
+
+def _nearest_key(key: str, prefix: str, hints: dict[str, Any]) -> str:
+    here = nearest(key, hints)
+    if here:
+        return here
+    elsewhere = nearest(key, [name.rpartition(".")[2] for name, *_ in recipe_keys()])
+    if not elsewhere:
+        return f" Keys here: {', '.join(hints)}."
+    found = elsewhere.split("'")[1]
+    full = next(name for name, *_ in recipe_keys() if name.rpartition(".")[2] == found)
+    return f" Did you mean {full!r}?"
+
+
+def _parse_value(cls: Any, hints: dict[str, Any], key: str, value: Any, prefix: str) -> Any:
+    hint = hints[key]
+    if dataclasses.is_dataclass(hint):
+        return _parse_dataclass(hint, {} if value is None else value, prefix=f"{key}.")
+    parsed = _convert(value, hint, prefix + key)
+    metadata = next(entry for entry in dataclasses.fields(cls) if entry.name == key).metadata
+    low, high = metadata["low"], metadata["high"]
+    if parsed is not None and ((low is not None and not parsed >= low) or (high is not None and not parsed <= high)):
+        limits = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise UserError(f"{prefix + key} is {parsed}; it must be {limits}.")
+    return parsed
+
+
+def _convert(value: Any, hint: Any, key: str) -> Any:
+    """Return `value` as the type `hint`. Text, as the command line gives it, is read as YAML unless text is wanted. Raises `UserError`."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        inner = next(a for a in arguments if a is not type(None))
+        return None if value is None or value in ("null", "none") else _convert(value, inner, key)
+    if origin is Literal:
+        value = "no" if value is False and "no" in arguments else value  # YAML reads a bare `no` as false
+        if value not in arguments:
+            raise UserError(f"{key} is {value!r}; choose from: {', '.join(arguments)}.{nearest(str(value), arguments)}")
+        return value
+    if hint is str:
+        return "" if value is None else str(value) if isinstance(value, (str, int, float)) else _refuse(value, hint, key)
+    value = _plain_value(value)
+    if origin is list and isinstance(value, str):
+        value = [part.strip() for part in value.split(",")]
+    if hint is float and type(value) is int:
+        value = float(value)
+    if hint is int and type(value) is float and value.is_integer():
+        value = int(value)
+    if type(value) is not (origin or hint):  # an exact match: a bool is no whole number
+        _refuse(value, hint, key)
+    return value
+
+
+def _refuse(value: Any, hint: Any, key: str) -> typing.NoReturn:
+    raise UserError(f"{key} is {value!r} ({type(value).__name__}); it must be {_type_name(hint)}.")
+
+
+def _type_name(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join("null" if a is type(None) else _type_name(a) for a in arguments)
+    if origin is Literal:
+        return " | ".join(arguments)
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list", dict: "a mapping"}[origin or hint]
+
+
+def _check_combinations(recipe: Recipe) -> None:
+    training, data = recipe.training, recipe.data
+    if training.num_steps is None and training.num_epochs is None and training.max_seconds is None:
+        raise UserError("The recipe has no budget: set training.num_steps, training.num_epochs or training.max_seconds.")
+    if not training.learning_rate < float("inf"):
+        raise UserError(f"training.learning_rate is {training.learning_rate}; it must be a finite number.")
+    if data.validation_fraction + data.test_fraction > 0.9:
+        total = data.validation_fraction + data.test_fraction
+        raise UserError(f"data.validation_fraction + data.test_fraction is {total:g}; leave at least a tenth of the text for training.")
+    if training.batch_size % training.gradient_accumulation_steps:
+        raise UserError(
+            f"training.batch_size is {training.batch_size}, which training.gradient_accumulation_steps "
+            f"({training.gradient_accumulation_steps}) does not divide; make it a multiple."
+        )
+    if (recipe.model.family is None) == (recipe.model.pretrained is None):
+        raise UserError("The model section must name either a family or a pretrained model; set model.family or model.pretrained.")
+    if recipe.model.pretrained is not None and recipe.model.config:
+        raise UserError(f"model.pretrained keeps its own config; remove {', '.join(recipe.model.config)} or set model.family instead.")
