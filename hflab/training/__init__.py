@@ -1,0 +1,1 @@
+"""Training: tasks, the loop, optimization, checkpoints and the run folder."""
