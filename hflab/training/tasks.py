@@ -167,7 +167,7 @@ class CausalLanguageModeling(Task):
     @property
     def prompt(self) -> str:
         """The recipe's sample prompt, or the first words of the training text."""
-        return self.recipe.evaluation.sample_prompt or " ".join(self.prepared.facts["sample"].split()[:3])[:20]
+        return self.recipe.evaluation.sample_prompt or " ".join(self.prepared.splits["train"].sample.split()[:3])[:20]
 
 
 TASKS: dict[str, type[Task]] = {"causal_lm": CausalLanguageModeling}

@@ -91,15 +91,14 @@ def test_interrupted_again_and_again(make_recipe, tmp_path, interrupt_at, monkey
     assert_same(loop.resume(tmp_path / "cut"), expected)
 
 
-def launch(arguments, num_processes=1, port=29541):
-    """Start a training in processes of its own, as a user's shell would."""
-    start = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(num_processes), "--num_machines", "1"]
-    start += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(port)]
-    command = [*start, "-m", "hflab"] if num_processes > 1 else [sys.executable, "-m", "hflab"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
-    return subprocess.Popen(
-        [*command, "train", *arguments], env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
+def launch(arguments, num_processes=1):
+    """Start a training in processes of its own, as a user's shell would. --multi_gpu is Accelerate's word for several, also on CPUs."""
+    several = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(num_processes), "--num_machines", "1"]
+    several += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command = [sys.executable, *(several if num_processes > 1 else []), "-m", "hflab", "train", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd(), "GLOO_SOCKET_IFNAME": "lo"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=environment, stderr=pipe, stdout=pipe, text=True, start_new_session=True)
 
 
 def finish(process):

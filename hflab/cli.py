@@ -1,0 +1,185 @@
+"""The command line: one call per command, no logic. Exit status 0, 2 after a user's mistake (one line says which), 130 after Ctrl-C.
+
+Commands import what they need when they run, so that `--help` and mistakes answer at once.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .errors import UserError, nearest
+from .recipe import load_recipe, recipe_keys, recipe_names
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; `arguments` default to those of the process. Returns the exit status."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        options, rest = _parser().parse_known_args(given)
+        overrides = _overrides(rest, options)
+        return options.run(options, overrides, shlex.join(["hflab", *given]))
+    except UserError as error:
+        print(f"hflab: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interruption:  # its text, if any, says how to go on
+        print(f"hflab: {interruption or 'interrupted'}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has gone
+        sys.stderr.close()
+        return 141
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hflab", description="Train, evaluate and use recurrent language models.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"hflab {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_recipes(commands)
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_generate(commands)
+    _add_card(commands)
+    return parser
+
+
+def _add_command(commands: Any, name: str, help_text: str, run: Any, takes_keys: str = "") -> argparse.ArgumentParser:
+    epilog = f"Any key of a recipe can be set: {takes_keys}. `hflab recipes --keys` lists all keys." if takes_keys else None
+    parser = commands.add_parser(name, help=help_text, description=help_text, epilog=epilog, allow_abbrev=False)
+    parser.set_defaults(run=run, takes_keys=bool(takes_keys))
+    return parser
+
+
+def _add_recipes(commands: Any) -> None:
+    parser = _add_command(commands, "recipes", "List the recipes, or print one.", _run_recipes)
+    parser.add_argument("recipe", nargs="?", help="recipe to print")
+    parser.add_argument("--keys", action="store_true", help="list every key with its type, default and meaning")
+    parser.add_argument("--sources", action="store_true", help="list the data sources")
+
+
+def _add_train(commands: Any) -> None:
+    parser = _add_command(commands, "train", "Train a recipe, or continue a run.", _run_train, "--training.learning_rate 1e-3")
+    parser.add_argument("recipe", nargs="?", help="name of a recipe, or a YAML file")
+    parser.add_argument("--output", type=Path, default=Path("runs"), help="folder of all runs (default: runs)")
+    parser.add_argument("--run", dest="run_name", help="name of the run's folder (default: the recipe's, numbered when taken)")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="continue this run folder exactly where it stopped")
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = _add_command(commands, "evaluate", "Measure a model on held-out text.", _run_evaluate, "--evaluation.batch_size 8")
+    parser.add_argument("model", help="run folder, model folder or Hub id")
+    parser.add_argument("--data", help="file, folder or source to evaluate on, all of it (default: the model's own held-out text)")
+    parser.add_argument("--split", default="validation", help="split of the model's own data (default: validation)")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that the model brings; only for a source you trust")
+
+
+def _add_generate(commands: Any) -> None:
+    parser = _add_command(commands, "generate", "Continue a text.", _run_generate)
+    parser.add_argument("model", help="run folder, model folder or Hub id")
+    parser.add_argument("--prompt", default="", help="text to continue (default: the beginning of a text)")
+    parser.add_argument("--max-new-tokens", type=int, default=400, help="tokens to add (default: 400)")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest token (default: 0.8)")
+    parser.add_argument("--top-k", type=int, default=0, help="sample from the k likeliest tokens; 0: from all")
+    parser.add_argument("--top-p", type=float, default=1.0, help="sample from the likeliest tokens that together have this probability")
+    parser.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1: make tokens that occurred less likely")
+    parser.add_argument("--seed", type=int, help="the same seed gives the same text")
+    parser.add_argument("--stop", action="append", default=[], help="end before this string; may be given several times")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that the model brings; only for a source you trust")
+
+
+def _add_card(commands: Any) -> None:
+    parser = _add_command(commands, "card", "Write the model card of a run anew.", _run_card)
+    parser.add_argument("model", type=Path, metavar="RUN", help="run folder")
+
+
+def _overrides(rest: list[str], options: argparse.Namespace) -> dict[str, str]:
+    """Read `--section.key value` and `--section.key=value`."""
+    overrides: dict[str, str] = {}
+    words = iter(rest)
+    for word in words:
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or "." not in key or not options.takes_keys:
+            known = [f"--{name.replace('_', '-')}" for name in vars(options)]
+            raise UserError(f"The argument {word!r} is not understood.{nearest(word, known)} See `hflab --help`.")
+        following = value if equals else next(words, None)
+        if following is None:
+            raise UserError(f"--{key} needs a value: --{key} VALUE.")
+        overrides[key] = following
+    return overrides
+
+
+def _run_recipes(options: argparse.Namespace, overrides: dict[str, str], command: str) -> int:
+    if options.recipe:
+        import yaml
+
+        print(yaml.safe_dump(load_recipe(options.recipe).to_dict(), sort_keys=False, allow_unicode=True), end="")
+    elif options.keys:
+        for key, kind, default, meaning in recipe_keys():
+            print(f"--{key} ({kind}; {'null' if default is None else default})\n    {meaning}")
+    elif options.sources:
+        from .data.sources import SOURCES
+
+        for name, source in SOURCES.items():
+            print(f"{name:20} {(source.__doc__ or '').splitlines()[0]}")
+    else:
+        for name in recipe_names():
+            print(f"{name:28} {load_recipe(name).description}")
+    return 0
+
+
+def _run_train(options: argparse.Namespace, overrides: dict[str, str], command: str) -> int:
+    if (options.recipe is None) == (options.resume is None):
+        raise UserError("`hflab train` needs either a recipe or --resume RUN; `hflab recipes` lists the recipes.")
+    if options.recipe is not None:
+        load_recipe(options.recipe, overrides)  # a mistake is told before torch is even imported
+    from . import api
+    from .summaries import summarise_run
+
+    if options.resume is not None:
+        run = api.resume(options.resume, overrides)
+    else:
+        run = api.train(options.recipe, overrides, output=options.output, run_name=options.run_name, command=command)
+    if api.is_main_process():
+        print(summarise_run(run))
+    return 0
+
+
+def _run_evaluate(options: argparse.Namespace, overrides: dict[str, str], command: str) -> int:
+    from . import api
+    from .summaries import describe_figures
+
+    figures = api.evaluate(options.model, options.data, split=options.split, overrides=overrides, trust_remote_code=options.trust_remote_code)
+    if api.is_main_process():
+        print(json.dumps(figures, indent=2) if options.json else describe_figures(figures))
+    return 0
+
+
+def _run_generate(options: argparse.Namespace, overrides: dict[str, str], command: str) -> int:
+    from . import api
+    from .generation.streaming import GenerationOptions
+
+    chosen = GenerationOptions(
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        repetition_penalty=options.repetition_penalty,
+        seed=options.seed,
+        stop_strings=tuple(options.stop),
+    )
+    pieces = api.generate(options.model, options.prompt, chosen, trust_remote_code=options.trust_remote_code)
+    print(options.prompt, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
+def _run_card(options: argparse.Namespace, overrides: dict[str, str], command: str) -> int:
+    from .hub.card import write_card
+
+    print(write_card(options.model))
+    return 0

@@ -1,0 +1,87 @@
+"""The rules of who may import whom, held against the code; and that saved model code can stand alone."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "hflab"
+ANYTHING = {"api", "cli", "data", "errors", "evaluation", "generation", "hub", "models", "recipe", "run_folder", "summaries", "training"}
+# part of hflab -> the parts it may import; the way of a run goes in one direction
+ALLOWED = {
+    "__init__": ANYTHING,
+    "__main__": {"cli"},
+    "api": ANYTHING - {"cli", "summaries"},
+    "cli": ANYTHING,
+    "summaries": {"evaluation", "run_folder", "training"},
+    "errors": set(),
+    "recipe": {"errors"},
+    "run_folder": {"errors", "recipe"},
+    "data": {"data", "errors", "recipe"},
+    "models": {"models", "errors"},
+    "evaluation": {"evaluation", "data", "errors"},
+    "generation": {"generation", "evaluation", "data", "errors"},
+    "training": {"training", "data", "models", "evaluation", "generation", "errors", "recipe", "run_folder"},
+    "hub": {"hub", "evaluation", "recipe", "run_folder", "errors"},
+}
+MODEL_PACKAGES = {"torch", "transformers", "huggingface_hub"}
+STANDARD = sys.stdlib_module_names
+
+
+def imports_of(file):
+    """(level, module, line) of every import statement, wherever it stands."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            for name in names:
+                yield node.level, name, node.lineno
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                yield 0, alias.name, node.lineno
+
+
+def parts_imported(file):
+    """Parts of hflab that `file` imports."""
+    depth = len(file.relative_to(PACKAGE).parts)
+    for level, module, _ in imports_of(file):
+        if level == 0 and module.split(".")[0] == "hflab":
+            yield [*module.split("."), "__init__"][1]
+        elif level == depth:
+            yield module.split(".")[0]
+        elif 0 < level < depth:
+            yield file.relative_to(PACKAGE).parts[0]
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def test_every_part_has_a_rule():
+    parts = {file.relative_to(PACKAGE).parts[0].removesuffix(".py") for file in FILES}
+    assert parts == set(ALLOWED)
+    assert len(FILES) > 25
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_follow_the_rules(file):
+    part = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert set(parts_imported(file)) - ALLOWED[part] - {"__init__", "__version__"} == set()
+
+
+MODEL_FILES = [file for file in FILES if file.parent.parent.name == "models" and file.name != "__init__.py"]
+
+
+@pytest.mark.parametrize("file", MODEL_FILES, ids=lambda file: file.name)
+def test_model_code_imports_only_what_a_process_without_hflab_has(file):
+    for level, module, line in imports_of(file):
+        if level:
+            assert level == 1, f"{file.name}:{line} imports outside its folder"
+            assert (file.parent / f"{module}.py").is_file(), f"{file.name}:{line}: save_pretrained copies only `from .sibling import name`"
+        else:
+            is_standard = module.split(".")[0] in STANDARD
+            assert is_standard or module.split(".")[0] in MODEL_PACKAGES, f"{file.name}:{line} imports {module}"
+
+
+def test_model_files_have_distinct_names():
+    assert len(MODEL_FILES) >= 5
+    assert len({file.name for file in MODEL_FILES}) == len(MODEL_FILES)

@@ -1,0 +1,157 @@
+"""The command line: help, exit statuses, one line for a mistake, and each command on a model that it trained."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from hflab.cli import main
+from hflab.recipe import recipe_names
+
+TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom.\n" * 60
+SMALL = ["--training.num_steps", "4", "--training.batch_size", "4", "--data.sequence_length", "8", "--evaluation.batch_size", "2"]
+SMALL += ["--model.hidden_size", "16", "--training.log_every_steps", "1", "--training.device=cpu"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with own.txt and the run `runs/first` that was trained on it by the command line."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "own.txt").write_text(TEXT, encoding="utf-8")
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        assert main(["train", "own_text", "--data.path", "own.txt", "--run", "first", *SMALL]) == 0
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(request, monkeypatch):
+    if "trained" in request.fixturenames:
+        monkeypatch.chdir(request.getfixturevalue("trained"))
+
+
+@pytest.mark.parametrize("command", [[], ["recipes"], ["train"], ["evaluate"], ["generate"], ["card"]], ids=str)
+def test_help_answers(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "--help"])
+    assert ended.value.code == 0
+    assert "usage: hflab" in capsys.readouterr().out
+
+
+def test_help_imports_neither_torch_nor_transformers():
+    code = "import sys; sys.argv = ['hflab', '--help']\nfrom hflab.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    code += "sys.exit(bool({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_recipes_are_listed_printed_and_explained(capsys):
+    assert main(["recipes"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in recipe_names())
+    assert main(["recipes", "own_text"]) == 0
+    assert "sequence_length: 64" in capsys.readouterr().out
+    assert main(["recipes", "--keys"]) == 0
+    assert "--training.learning_rate" in capsys.readouterr().out
+    assert main(["recipes", "--sources"]) == 0
+    assert "shakespeare" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["train"], "needs either a recipe or --resume"),
+        (["train", "own_tex"], "'own_text'"),
+        (["train", "own_text", "--data.pathh", "x"], "'path'"),
+        (["train", "own_text", "--data.path"], "needs a value"),
+        (["train", "own_text", "--outptu", "x"], "'--output'"),
+        (["train", "own_text", "--training.num_steps", "many"], "a whole number"),
+        (["train", "own_text", "--data.path", "nowhere.txt"], "nowhere.txt"),
+        (["train", "--resume", "nowhere"], "not a run folder"),
+        (["evaluate", "no/model"], "cannot be found"),
+        (["evaluate", "no/model", "--model.hidden_size", "3"], "no effect on an evaluation"),
+        (["generate", "no/model"], "cannot be loaded"),
+        (["generate", "no/model", "--temperature", "-1"], "temperature"),
+        (["generate", "."], "holds no model"),
+        (["card", "nowhere"], "nowhere"),
+        (["recipes", "nothing"], "no recipe 'nothing'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line_and_status_2(arguments, expected, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert expected in errors
+    assert errors.startswith("hflab: ")
+    assert "Traceback" not in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_commands_end_with_status_2():
+    with pytest.raises(SystemExit) as ended:
+        main(["trian"])
+    assert ended.value.code == 2
+
+
+def test_training_ends_with_a_summary_that_can_be_followed(trained, capsys):
+    assert main(["train", "own_text", "--data.path", "own.txt", "--run", "second", *SMALL]) == 0
+    output = capsys.readouterr().out
+    assert "bits_per_character" in output
+    assert "runs/second/model" in output
+    assert "pipeline(" in output
+    usage = json.loads((trained / "runs/second/run.json").read_text(encoding="utf-8"))["usage"]
+    assert usage["output"]
+    assert (trained / "runs/second/model/README.md").is_file()
+
+
+def test_a_taken_name_is_refused_and_nothing_changes(trained, capsys):
+    before = (trained / "runs/first/run.json").read_bytes()
+    assert main(["train", "own_text", "--data.path", "own.txt", "--run", "first", *SMALL]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert (trained / "runs/first/run.json").read_bytes() == before
+
+
+def test_evaluate_repeats_the_recorded_figure(trained, capsys):
+    assert main(["evaluate", "runs/first", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    recorded = json.loads((trained / "runs/first/run.json").read_text(encoding="utf-8"))["evaluation"]
+    assert figures["loss"] == pytest.approx(recorded["loss"], rel=1e-6)
+    assert figures["num_tokens"] == recorded["num_tokens"]
+
+
+def test_evaluate_takes_other_data(trained, capsys):
+    assert main(["evaluate", "runs/first/model", "--data", "own.txt"]) == 0
+    output = capsys.readouterr().out
+    assert f"{len(TEXT):,}" in output
+    assert main(["evaluate", "runs/first", "--split", "tset"]) == 2
+    assert "choose from: train, validation" in capsys.readouterr().err
+
+
+def test_generate_prints_prompt_and_text_and_repeats_itself_by_seed(trained, capsys):
+    texts = []
+    for seed in ("1", "1", "2"):
+        assert main(["generate", "runs/first/model", "--prompt", "It was", "--max-new-tokens", "30", "--seed", seed]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0].startswith("It was")
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_generate_names_the_characters_it_does_not_know(trained, capsys):
+    assert main(["generate", "runs/first/model", "--prompt", "Zürich"]) == 2
+    errors = capsys.readouterr().err
+    assert "'Z'" in errors
+    assert "'ü'" in errors
+
+
+def test_card_is_written_anew(trained, capsys):
+    card = trained / "runs/first/model/README.md"
+    before = card.read_text(encoding="utf-8")
+    card.write_text("", encoding="utf-8")
+    assert main(["card", "runs/first"]) == 0
+    assert card.read_text(encoding="utf-8") == before
