@@ -1,0 +1,98 @@
+"""The model families by name, and building a model of one from a family, a head and config fields.
+
+    model = build_model("recurrent", "ForCausalLM", {"cell_type": "gru", "hidden_size": 512, "vocab_size": 96})
+
+A family is a package here that defines `CONFIG_CLASS` and `HEADS`, and a line in `FAMILIES`; it is imported when it is first used. This module
+knows nothing about data or training.
+"""
+
+import dataclasses
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from ..errors import UserError, check_choice, nearest
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family, the package `hflab.models.<name>`."""
+
+    name: str
+
+    @property
+    def config_class(self) -> type[PreTrainedConfig]:
+        """The family's configuration."""
+        return importlib.import_module(f".{self.name}", __name__).CONFIG_CLASS
+
+    @property
+    def heads(self) -> dict[str, type[PreTrainedModel]]:
+        """The family's model classes by what their names end in, for example "ForCausalLM"."""
+        return importlib.import_module(f".{self.name}", __name__).HEADS
+
+
+FAMILIES: dict[str, Family] = {"recurrent": Family("recurrent")}
+
+
+def register_auto_classes() -> None:
+    """Teach transformers' Auto classes every family, so that no remote code is needed. May be called again."""
+    for family in FAMILIES.values():
+        config_class = family.config_class
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        for model_class in family.heads.values():
+            assert model_class._auto_class is not None  # every head names the Auto class that saves its code
+            getattr(transformers, model_class._auto_class).register(config_class, model_class, exist_ok=True)
+
+
+def config_fields(family: str) -> dict[str, Any]:
+    """The fields of a family's config with their defaults; those that all transformers configs have are left out.
+
+    Raises:
+        UserError: If there is no such family.
+    """
+    config_class = _family(family).config_class
+    return {field.name: field.default for field in dataclasses.fields(config_class) if field.name in config_class.__annotations__}
+
+
+def check_model_config(family: str, head: str, config_overrides: dict[str, Any]) -> None:
+    """Check that `build_model` would succeed, without allocating weights.
+
+    Raises:
+        UserError: As `build_model`.
+    """
+    with torch.device("meta"):
+        build_model(family, head, config_overrides)
+
+
+def build_model(family: str, head: str, config_overrides: dict[str, Any]) -> PreTrainedModel:
+    """A freshly initialised model on the CPU.
+
+    Args:
+        family: A key of `FAMILIES`.
+        head: A key of the family's heads.
+        config_overrides: Config fields that differ from their defaults.
+
+    Raises:
+        UserError: For an unknown family, head or field (the message names the nearest) or an impossible value.
+    """
+    fields = config_fields(family)
+    check_choice(f"The head of {family}", head, _family(family).heads)
+    for name in config_overrides:
+        if name not in fields:
+            raise UserError(f"{name} is no field of the {family} config; choose from: {', '.join(fields)}.{nearest(name, fields)}")
+    try:
+        return _family(family).heads[head](_family(family).config_class(**config_overrides))
+    except StrictDataclassError as error:
+        raise UserError(f"The {family} model cannot be built: {error.__cause__}") from error
+    except ValueError as error:
+        raise UserError(f"The {family} model with head {head} cannot be built: {error}") from error
+
+
+def _family(name: str) -> Family:
+    check_choice("The model family", name, FAMILIES)
+    return FAMILIES[name]

@@ -1,0 +1,84 @@
+"""RecurrentConfig: round trips, derived sizes, and refusals that name what is allowed."""
+
+import json
+
+import pytest
+from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
+
+from hflab.models.recurrent import AUTO_MAP, BLOCKS, CELLS, HEADS, RecurrentConfig
+from hflab.models.recurrent.configuration_recurrent import BLOCK_STYLES
+
+
+def test_survives_a_round_trip_with_unknown_keys(tmp_path, cell_type, block_style):
+    config = RecurrentConfig(
+        cell_type=cell_type,
+        block_style=block_style,
+        hidden_size=24,
+        embedding_size=8,
+        recurrent_dropout=0.5,
+        eos_token_id=[1, 2],
+        a_new_key={"x": [1]},
+    )
+    config.save_pretrained(tmp_path)
+    loaded = RecurrentConfig.from_pretrained(tmp_path)
+    assert loaded.to_dict() == config.to_dict() | {"_name_or_path": loaded._name_or_path}
+    assert loaded.a_new_key == {"x": [1]}
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "recurrent"
+
+
+def test_sizes_left_out_follow_from_hidden_size():
+    assert RecurrentConfig(hidden_size=48).embedding_size == 48
+    assert RecurrentConfig(hidden_size=48).intermediate_size is None
+    assert RecurrentConfig(hidden_size=48, block_style="residual").intermediate_size == 96
+    assert RecurrentConfig(num_hidden_layers=3).layer_types == ["recurrent"] * 3
+
+
+def test_whole_numbers_are_fine_where_fractions_are():
+    config = RecurrentConfig(input_dropout=0, forget_bias=2, initializer_range=1)
+    assert (config.input_dropout, config.forget_bias) == (0, 2)
+
+
+def test_names_the_code_of_every_head_and_keeps_other_entries():
+    assert {name.rsplit(".", 1)[1] for name in AUTO_MAP.values()} == {model_class.__name__ for model_class in HEADS.values()} | {"RecurrentConfig"}
+    assert {name: AUTO_MAP[model_class._auto_class] for name, model_class in HEADS.items()} == {
+        name: f"modeling_recurrent.{model_class.__name__}" for name, model_class in HEADS.items()
+    }
+    config = RecurrentConfig(auto_map={"AutoTokenizer": ["my_tokenizer.MyTokenizer", None]})
+    assert config.auto_map == AUTO_MAP | {"AutoTokenizer": ["my_tokenizer.MyTokenizer", None]}
+
+
+def test_knows_every_block_style():
+    assert tuple(BLOCKS) == BLOCK_STYLES
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"cell_type": "gruu"}, ["cell_type is 'gruu'", *CELLS, "Did you mean 'gru'?"]),
+        ({"cell_type": "transformer"}, ["cell_type is 'transformer'", *CELLS]),
+        ({"block_style": "stackd"}, ["stacked, residual", "Did you mean 'stacked'?"]),
+        ({"recurrent_initializer": "orthogonl"}, ["orthogonal, uniform, normal", "Did you mean 'orthogonal'?"]),
+        ({"hidden_act": "geluu"}, ["hidden_act is 'geluu'", "Did you mean 'gelu'?"]),
+        ({"hidden_size": 0}, ["hidden_size is 0", "at least 1"]),
+        ({"embedding_size": -2}, ["embedding_size is -2", "at least 1"]),
+        ({"num_hidden_layers": 0}, ["num_hidden_layers is 0", "at least 1"]),
+        ({"vocab_size": 0}, ["vocab_size is 0", "at least 1"]),
+        ({"input_dropout": 1.0}, ["input_dropout is 1.0", "[0, 1)"]),
+        ({"embedding_dropout": -0.1}, ["embedding_dropout is -0.1", "[0, 1)"]),
+        ({"recurrent_dropout": 2}, ["recurrent_dropout is 2", "[0, 1)"]),
+        ({"output_dropout": float("nan")}, ["output_dropout is nan", "[0, 1)"]),
+        ({"initializer_range": 0.0}, ["initializer_range is 0.0", "above 0"]),
+        ({"layer_norm_eps": -1e-5}, ["layer_norm_eps is -1e-05", "above 0"]),
+        ({"intermediate_size": 64}, ["intermediate_size is 64", "block_style='residual'"]),
+    ],
+)
+def test_refuses_what_cannot_be_built(fields, words):
+    with pytest.raises(StrictDataclassClassValidationError) as error:
+        RecurrentConfig(**fields)
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+@pytest.mark.parametrize("fields", [{"hidden_size": "64"}, {"cell_type": 3}, {"use_cache": "yes"}, {"input_dropout": "0.5"}])
+def test_refuses_values_of_the_wrong_type(fields):
+    with pytest.raises(StrictDataclassFieldValidationError, match=next(iter(fields))):
+        RecurrentConfig(**fields)
