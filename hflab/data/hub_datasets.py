@@ -1,0 +1,158 @@
+"""Text columns of Hub data sets, through `datasets`: the splits, their rows, and what the data set's card says.
+
+This module knows nothing about documents, splitting or tokens.
+"""
+
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..recipe import DataSection
+from .text_files import check_column, check_text
+
+SPLIT_NAMES = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
+ROWS_PER_BATCH = 64  # rows may be whole books, so few are held at once
+
+TextRows = Callable[[], Iterator[str]]
+
+
+@dataclass(frozen=True)
+class HubTexts:
+    """The texts of a Hub data set. `splits` has train and, where the data set has them, validation and test."""
+
+    name: str
+    origin: str
+    license: str | None
+    language: str | None
+    splits: dict[str, TextRows]
+
+
+def load_hub_texts(data: DataSection) -> HubTexts:
+    """Open the data set that `data` names. A streamed one is read once, up to `max_characters` per split, and kept in a temporary file.
+
+    Raises:
+        UserError: no data set is named, it cannot be had, it has no training split or no such column, or a stream has no limit.
+    """
+    if data.dataset is None:
+        raise UserError("data.source is 'hub', which needs a data set id such as 'user/name'; set data.dataset.")
+    if data.streaming and data.max_characters is None:
+        raise UserError("data.streaming reads without end; set data.max_characters to the number of characters to read of each split.")
+    loaded = _load(data)
+    splits = {}
+    for role, names in SPLIT_NAMES.items():
+        name = next((name for name in names if name in loaded), None)
+        if name is not None:
+            splits[role] = _open_split(loaded[name], data, f"The split {name!r} of {data.dataset}")
+    if "train" not in splits:
+        raise UserError(f"The data set {data.dataset!r} has no training split, only: {', '.join(loaded)}. Choose another data set or configuration.")
+    return HubTexts(splits=splits, **_describe(data, loaded))
+
+
+def _load(data: DataSection) -> Any:
+    """Return the DatasetDict, or IterableDatasetDict, of `data.dataset`."""
+    import datasets
+    import httpx
+    from datasets.exceptions import DatasetBuildError
+
+    try:
+        return datasets.load_dataset(data.dataset, data.config_name, revision=data.revision, streaming=data.streaming)
+    except (OSError, httpx.HTTPError, DatasetBuildError) as error:  # OSError includes what datasets raises for an unknown id and in offline mode
+        raise UserError(
+            f"The Hub data set {data.dataset!r} cannot be had: {_first_line(error)}. Check its id and the connection; without one, download a "
+            ".txt, .jsonl, .csv or .parquet file elsewhere and use it with data.source=text and data.path=FILE."
+        ) from error
+    except ValueError as error:  # a configuration that is missing or unknown, an impossible id
+        raise UserError(f"The Hub data set {data.dataset!r} cannot be opened as asked: {error} Check data.dataset and data.config_name.") from error
+
+
+def _open_split(dataset: Any, data: DataSection, where: str) -> TextRows:
+    columns = dataset.column_names or list(next(iter(dataset), {}))
+    check_column(data.text_column, columns, where)
+    chosen = dataset.select_columns([data.text_column])
+
+    def rows() -> Iterator[str]:
+        number = 0
+        # a stream is read row by row, so that not a row more is fetched than is needed
+        for batch in chosen.iter(batch_size=1 if data.streaming else ROWS_PER_BATCH):
+            for value in batch[data.text_column]:
+                number += 1
+                yield check_text(value, f"{where}, row {number},", data.text_column)
+
+    return _kept(rows, data.max_characters) if data.streaming and data.max_characters else rows
+
+
+def _kept(rows: TextRows, max_characters: int) -> TextRows:
+    """Rows read once, up to `max_characters`, and from then on out of a temporary file: neither fetched again nor changed in between."""
+    spool = tempfile.TemporaryFile()  # noqa: SIM115 - closed, and so removed, with the closure that holds it
+    complete = False
+
+    def write() -> None:
+        left = max_characters
+        spool.seek(0)
+        spool.truncate()
+        for text in rows():
+            spool.write(json.dumps(text[:left]).encode() + b"\n")
+            left -= len(text)
+            if left <= 0:
+                return
+
+    def read() -> Iterator[str]:
+        nonlocal complete
+        if not complete:
+            write()
+            complete = True
+        position = 0  # of this reader; several may be at work
+        while True:
+            spool.seek(position)
+            line = spool.readline()
+            if not line:
+                return
+            position = spool.tell()
+            yield json.loads(line)
+
+    return read
+
+
+def _describe(data: DataSection, loaded: Any) -> dict[str, Any]:
+    """Name, origin with the commit, licence and language. The commit is that of the Hub, or of the local copy when the Hub is out of reach."""
+    import httpx
+    from huggingface_hub import HfApi
+
+    assert data.dataset is not None
+    if Path(data.dataset).exists():
+        name = Path(data.dataset).resolve().name
+        return {"name": name, "origin": name, "license": None, "language": None}
+    try:
+        info = HfApi().dataset_info(data.dataset, revision=data.revision)
+        commit, card = info.sha, info.card_data
+    except (OSError, httpx.HTTPError):
+        commit, card = _downloaded_commit(loaded), None
+    return {
+        "name": data.dataset,
+        "origin": f"{data.dataset}@{commit or data.revision or 'main'}",
+        "license": _joined(card.get("license") if card else None),
+        "language": _joined(card.get("language") if card else None),
+    }
+
+
+def _downloaded_commit(loaded: Any) -> str | None:
+    """The commit in the addresses of the downloaded files, as `datasets` notes them."""
+    for split in loaded.values():
+        for address in split.info.download_checksums or {}:
+            found = re.search(r"@([0-9a-f]{40})/", address)
+            if found:
+                return found.group(1)
+    return None
+
+
+def _joined(value: str | list[str] | None) -> str | None:
+    return ", ".join(value) if isinstance(value, list) else value
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".")
