@@ -1,0 +1,256 @@
+"""The model card of a run: README.md of its model folder, made from the run's files and nothing else.
+
+    path = write_card(Path("runs/char_lstm_shakespeare"))
+
+Every figure comes from run.json or metrics.jsonl and every setting from recipe.yaml, so a card can be written again at any time, on another
+machine. What a run does not know is left out. Sentences about the run are made in `card_sentences.py`, their order is `card_template.md`.
+"""
+
+import math
+import shlex
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCard
+
+from ..errors import UserError
+from ..evaluation.metrics import METRICS
+from ..recipe import Recipe
+from ..run_folder import RunFolder, write_atomically
+from .card_metadata import Evaluation, card_metadata, hub_evaluation_entries
+from .card_sentences import (
+    data_description,
+    end_of_training,
+    figures_method,
+    figures_subject,
+    licence_sentence,
+    limitation_sentences,
+    reproduction_method,
+    source_sentence,
+    summary_sentences,
+    unfinished_notice,
+)
+from .figures import draw_learning_curve, tokens_at
+from .markdown import escape, fence, inline_code, portable_code, portable_command, redact, without_folders
+
+CURVE_FILE = "learning_curve.png"
+NOT_SETTINGS = ("publish.", "tracking.", "description")  # keys of a recipe that do not change the model
+MOST_EVALUATIONS = 12  # rows of the table of evaluations
+
+
+def write_card(run: Path) -> Path:
+    """Write README.md, the learning curve and, for text from the Hub, `.eval_results/` into the model folder of `run`; return README.md.
+
+    Raises:
+        UserError: `run` is no run folder, or no model was saved in it yet.
+    """
+    folder = RunFolder.open_existing(run)
+    facts, recipe, metrics = folder.read_facts(), folder.read_recipe(), folder.read_metrics()
+    if "model" not in facts:
+        raise UserError(f"{run} has no model to describe yet; continue it with `hflab train --resume {run}`.")
+    folder.model.mkdir(exist_ok=True)
+    evaluation = _evaluation(facts, metrics)
+    has_curve = draw_learning_curve(metrics, _characters_per_token(facts), folder.model / CURVE_FILE)
+    card = ModelCard.from_template(
+        card_metadata(facts, recipe, evaluation),
+        template_str=(resources.files(__package__) / "card_template.md").read_text(encoding="utf-8"),
+        **_describe(facts, recipe, metrics, evaluation),
+        curve=_curve_in_words(metrics, facts) if has_curve else None,
+    )
+    path = folder.model / "README.md"
+    write_atomically(path, redact(str(card)).rstrip("\n") + "\n")
+    _write_hub_results(folder.model, recipe, evaluation)
+    return path
+
+
+def _write_hub_results(model: Path, recipe: Recipe, evaluation: Evaluation | None) -> None:
+    entries = hub_evaluation_entries(recipe, evaluation)
+    if entries:
+        results = model / ".eval_results"
+        results.mkdir(exist_ok=True)
+        write_atomically(results / f"{entries[0]['dataset']['id'].replace('/', '--')}.yaml", yaml.safe_dump(entries, sort_keys=False))
+
+
+def _evaluation(facts: dict[str, Any], metrics: list[dict[str, Any]]) -> Evaluation | None:
+    """The last evaluation of the run: that of the published model, or, in a run that did not get there, the last one while training."""
+    if facts.get("evaluation"):
+        return Evaluation(facts["evaluation"]["split"], facts["evaluation"], step=None)
+    lines = [line for line in metrics if line["kind"] == "evaluation"]
+    return Evaluation(lines[-1]["split"], lines[-1], step=lines[-1]["step"]) if lines else None
+
+
+def _characters_per_token(facts: dict[str, Any]) -> float:
+    train = facts["data"]["splits"]["train"]
+    return train["characters"] / train["tokens"]
+
+
+def _describe(facts: dict[str, Any], recipe: Recipe, metrics: list[dict[str, Any]], evaluation: Evaluation | None) -> dict[str, Any]:
+    """Values of the template's names."""
+    shown_as = recipe.publish.repo_id or f"runs/{facts['name']}/model"
+    return {
+        "title": escape(facts["name"]),
+        "summary": summary_sentences(facts, recipe, evaluation),
+        "notice": unfinished_notice(facts),
+        "description": recipe.publish.description,
+        "intended_use": recipe.publish.intended_use,
+        "usage": _usage(facts, shown_as),
+        "figures": _figures(facts, recipe, evaluation, shown_as),
+        "evaluations": _evaluation_rows(metrics, _characters_per_token(facts)),
+        "training": _training_rows(facts, recipe),
+        "settings": _settings(recipe),
+        "recipe": fence(yaml.safe_dump(_public_recipe(recipe), sort_keys=False, allow_unicode=True), "yaml"),
+        "data": _data(facts),
+        "limitations": limitation_sentences(facts, recipe, evaluation, _num_looks(metrics, evaluation)),
+        "own_limitations": recipe.publish.limitations,
+        "reproduction": _reproduction(facts, recipe),
+        "licence": licence_sentence(facts, recipe),
+    }
+
+
+def _num_looks(metrics: list[dict[str, Any]], evaluation: Evaluation | None) -> int:
+    """At how many earlier steps the split of `evaluation` was evaluated."""
+    steps = {line["step"] for line in metrics if line["kind"] == "evaluation" and evaluation and line["split"] == evaluation.split}
+    return max(0, len(steps) - 1)
+
+
+def _usage(facts: dict[str, Any], shown_as: str) -> dict[str, str] | None:
+    """The usage example as it ran; None when it was not run or failed."""
+    usage = facts.get("usage")
+    if not usage or "output" not in usage:
+        return None
+    return {
+        "code": fence(portable_code(usage["code"], f"{facts['name']}/model", shown_as), "python"),
+        "output": fence(usage["output"], "text"),
+        "command": fence(f"hflab generate {shlex.quote(shown_as)} --prompt {shlex.quote(facts['prompt'])}", "bash"),
+    }
+
+
+def _figures(facts: dict[str, Any], recipe: Recipe, evaluation: Evaluation | None, shown_as: str) -> dict[str, Any] | None:
+    if evaluation is None:
+        return None
+    return {
+        "what": figures_subject(facts, evaluation),
+        "rows": [(name.replace("_", " "), f"{evaluation.figures[name]:.4f}", metric.unit, metric.direction) for name, metric in METRICS.items()],
+        "how": figures_method(recipe),
+        "command": fence(_evaluation_command(recipe, evaluation, shown_as), "bash"),
+    }
+
+
+def _evaluation_command(recipe: Recipe, evaluation: Evaluation, shown_as: str) -> str:
+    words = ["hflab", "evaluate", shown_as, "--split", evaluation.split]
+    if recipe.data.path:  # the reader's copy of the text lies elsewhere
+        words += ["--data.path", without_folders(recipe.data.path)]
+    return shlex.join(words)
+
+
+def _evaluation_rows(metrics: list[dict[str, Any]], characters_per_token: float) -> list[tuple[str, ...]]:
+    """The evaluations of the run, the last of each step and split; at most MOST_EVALUATIONS of them, evenly chosen, with the first and last."""
+    lines = list({(line["step"], line["split"]): line for line in metrics if line["kind"] == "evaluation"}.values())
+    count = min(len(lines), MOST_EVALUATIONS)
+    chosen = [lines[round(index * (len(lines) - 1) / max(1, count - 1))] for index in range(count)]
+    tokens = tokens_at(metrics, [line["step"] for line in chosen])
+    return [
+        (
+            escape(line["split"]),
+            f"{line['step']:,}",
+            f"{round(seen * characters_per_token):,}",
+            f"{line['loss']:.4f}",
+            f"{line['bits_per_character']:.4f}",
+        )
+        for line, seen in zip(chosen, tokens, strict=True)
+    ]
+
+
+def _curve_in_words(metrics: list[dict[str, Any]], facts: dict[str, Any]) -> str:
+    """The picture for those who do not see it."""
+    rows = _evaluation_rows(metrics, _characters_per_token(facts))
+    fall = f", {rows[0][-1]} at the first evaluation and {rows[-1][-1]} at the last" if rows else ""
+    return f"Learning curve: bits per character against characters trained on{fall}"
+
+
+def _training_rows(facts: dict[str, Any], recipe: Recipe) -> list[tuple[str, str]]:
+    training, hardware, model = facts.get("training"), facts["hardware"], facts["model"]
+    rows = []
+    if training:
+        rows = [
+            ("trained on", f"{training['characters']:,} characters, {training['tokens']:,} tokens, {training['epochs']:.2f} epochs"),
+            ("optimizer steps", f"{training['steps']:,}"),
+            ("ended by", end_of_training(facts, recipe)),
+            ("time", f"{training['seconds']:,.1f} s, {training['tokens_per_second']:,.0f} tokens/s"),
+        ]
+    memory = f", {hardware['memory_gigabytes']} GiB of memory" if hardware["memory_gigabytes"] else ""
+    return [
+        *rows,
+        ("device", escape(f"{hardware['device']} ({hardware['processor']}, {hardware['num_cpus']} CPUs{memory})")),
+        ("processes", str(hardware["num_processes"])),
+        ("seed", str(facts["seed"])),
+        ("parameters", f"{model['num_parameters']:,}"),
+        ("size of the weights", f"{model['num_bytes']:,} bytes"),
+        ("SHA-256 of the weights", inline_code(model["weights_sha256"])),
+    ]
+
+
+def _public_recipe(recipe: Recipe) -> dict[str, Any]:
+    """The recipe without folders of this machine; text that a person wrote stays as it is."""
+    values = recipe.to_dict()
+    values["data"]["cache_dir"] = None
+    prompt, publish = values["evaluation"]["sample_prompt"], values["publish"]
+    public = without_folders(values)
+    public["evaluation"]["sample_prompt"], public["publish"] = prompt, publish
+    return public
+
+
+def _settings(recipe: Recipe) -> list[tuple[str, str, str]]:
+    """(key, value, default) of every setting that differs from hflab's default; a family's config fields have none here."""
+    values, defaults = _flatten(_public_recipe(recipe)), _flatten(Recipe().to_dict())
+    return [
+        (inline_code(key), inline_code(_as_yaml(value)), _default(key, defaults))
+        for key, value in values.items()
+        if value != defaults.get(key) and not key.startswith(NOT_SETTINGS)
+    ]
+
+
+def _default(key: str, defaults: dict[str, Any]) -> str:
+    if key in defaults:
+        return inline_code(_as_yaml(defaults[key]))
+    return "the family's" if key.startswith("model.") else "none"
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value})
+    return flat
+
+
+def _as_yaml(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=math.inf).removesuffix("\n").removesuffix("\n...")
+
+
+def _data(facts: dict[str, Any]) -> dict[str, Any]:
+    data = facts["data"]
+    sampled = next((name for name, split in data["splits"].items() if split["sample"]), None)
+    return {
+        "what": data_description(facts),
+        "splits": [
+            (escape(name), *(f"{split[key]:,}" for key in ("characters", "bytes", "tokens", "documents"))) for name, split in data["splits"].items()
+        ],
+        "rows": [
+            (key, inline_code(data[name]))
+            for key, name in {"origin": "origin", "licence": "license", "language": "language", "fingerprint": "fingerprint"}.items()
+            if data[name]
+        ],
+        "sample_of": f"The {escape(sampled)} split begins:" if sampled else "",
+        "sample": fence(data["splits"][sampled]["sample"], "text") if sampled else "",
+    }
+
+
+def _reproduction(facts: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    return {
+        "how": reproduction_method(recipe),
+        "command": fence(portable_command(facts["command"]), "bash"),
+        "source": source_sentence(facts),
+        "versions": "Versions: " + ", ".join(f"{escape(package)} {version}" for package, version in facts["versions"].items()) + ".",
+    }

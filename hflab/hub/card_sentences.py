@@ -1,0 +1,179 @@
+"""The sentences of a model card, each computed from facts of the run. Knows nothing about files or the order of a card.
+
+`facts` is the content of run.json; entries that a run may lack (training, evaluation, git) are asked for, all others are always there.
+"""
+
+from typing import Any
+
+from ..recipe import Recipe
+from .card_metadata import Evaluation
+from .markdown import escape, inline_code
+
+TOKENIZER_KINDS = {"character": "character-level", "byte_bpe": "byte-level BPE", "word": "word-level"}
+UNITS_OF_VOCABULARY = {"character": "character", "word": "word"}  # tokenizers that do not know every text
+UNFINISHED = {
+    "interrupted": "Training was interrupted before its budget was used up.",
+    "failed": "Training failed before its budget was used up.",
+    "running": "Training was still going on when this card was written.",
+}
+ENDINGS = {"budget": "the budget was used up", "early stopping": "early stopping", "interruption": "interruption"}
+
+
+def summary_sentences(facts: dict[str, Any], recipe: Recipe, evaluation: Evaluation | None) -> str:
+    """What the model is, and how good: two sentences."""
+    model, data, cell = facts["model"], facts["data"], recipe.model.config.get("cell_type")
+    kind = TOKENIZER_KINDS.get(recipe.processor.tokenizer) if recipe.model.pretrained is None else None
+    described = [inline_code(model["class"]), *([f"{inline_code(cell)} cell"] if cell else []), f"{model['num_parameters']:,} parameters"]
+    origin = f"fine-tuned from {inline_code(_name(recipe.model.pretrained))}" if recipe.model.pretrained else "trained from scratch"
+    characters = f"{data['splits']['train']['characters']:,} characters"
+    first = (
+        f"**{escape(facts['name'])}** is a {kind + ' ' if kind else ''}language model ({', '.join(described)}), "
+        f"{origin} on {escape(data['name'])} ({characters}{_language(data)})."
+    )
+    if evaluation is None:
+        return f"{first} No figure on held-out text was measured."
+    bits = evaluation.figures["bits_per_character"]
+    return (
+        f"{first} On the {escape(evaluation.split)} split, which it was not trained on, it needs **{bits:.3f} bits per character**: "
+        f"at each character it is on average as unsure as among {2**bits:.1f} equally likely ones."
+    )
+
+
+def _language(data: dict[str, Any]) -> str:
+    return f", language {inline_code(data['language'])}" if data["language"] else ""
+
+
+def _name(pretrained: str) -> str:
+    return pretrained.rstrip("/").rpartition("/")[2] if pretrained.startswith(("/", "~", ".")) else pretrained
+
+
+def unfinished_notice(facts: dict[str, Any]) -> str:
+    """That the run did not come to its end, and what the weights are; empty for a finished run."""
+    if facts["status"] == "finished":
+        return ""
+    steps = f" The weights are those after {facts['training']['steps']:,} optimizer steps." if facts.get("training") else ""
+    return UNFINISHED[facts["status"]] + steps
+
+
+def figures_subject(facts: dict[str, Any], evaluation: Evaluation) -> str:
+    """Which text the figures are of, and how much of it."""
+    figures, split = evaluation.figures, facts["data"]["splits"].get(evaluation.split)
+    part = f" of {split['tokens']:,}" if split and split["tokens"] != figures["num_tokens"] else ""
+    when = "" if evaluation.step is None else f", after {evaluation.step:,} optimizer steps"
+    return (
+        f"On the **{escape(evaluation.split)}** split of {escape(facts['data']['name'])}: {figures['num_characters']:,} characters "
+        f"in {figures['num_tokens']:,}{part} tokens{when}."
+    )
+
+
+def figures_method(recipe: Recipe) -> str:
+    """How the figures were measured."""
+    return (
+        f"Every token is predicted and counted once; the text is read in up to {recipe.evaluation.batch_size} contiguous pieces. "
+        "The figures per token compare only with models of the same tokenizer, those per character and per byte with any. "
+        "This measures them again:"
+    )
+
+
+def end_of_training(facts: dict[str, Any], recipe: Recipe) -> str:
+    """What ended the training, with the budget it had."""
+    stopped_by = facts["training"]["stopped_by"]
+    return f"{ENDINGS.get(stopped_by, escape(stopped_by))} (budget: {_budget(recipe)})"
+
+
+def _budget(recipe: Recipe) -> str:
+    training = recipe.training
+    parts = [
+        f"{training.num_steps:,} optimizer steps" if training.num_steps is not None else "",
+        f"{training.num_epochs:g} epochs" if training.num_epochs is not None else "",
+        f"{training.max_seconds:g} seconds of training, evaluation left out" if training.max_seconds is not None else "",
+    ]
+    given = [part for part in parts if part]
+    return " or ".join(given) + (", whichever came first" if len(given) > 1 else "")
+
+
+def data_description(facts: dict[str, Any]) -> str:
+    """What the text is."""
+    data = facts["data"]
+    return f"**{escape(data['name'])}**" + (f": {escape(data['description'])}" if data["description"] else "")
+
+
+def limitation_sentences(facts: dict[str, Any], recipe: Recipe, evaluation: Evaluation | None, num_looks: int) -> list[str]:
+    """What the model cannot do or what is not known of it.
+
+    Args:
+        facts: run.json.
+        recipe: the run's recipe.
+        evaluation: the evaluation that the card reports.
+        num_looks: evaluations on the reported split before that one.
+    """
+    sentences = [
+        f"It continues text in the manner of its training text ({escape(facts['data']['name'])}{_language(facts['data'])}); for text of any "
+        "other kind the figures do not hold. It was not trained to follow instructions, and what it states may be false."
+    ]
+    if recipe.model.pretrained is None and recipe.processor.tokenizer in UNITS_OF_VOCABULARY:
+        size, unit = facts["model"]["tokenizer_vocab_size"], UNITS_OF_VOCABULARY[recipe.processor.tokenizer]
+        sentences.append(
+            f"Its vocabulary of {size:,} holds {unit}s of the training text and special tokens: a prompt with any other {unit} is refused."
+        )
+    sentences += [
+        _limit_of_figures(evaluation, num_looks),
+        *_limit_of_unknown_tokens(facts, evaluation),
+        _limit_of_repetition(facts, recipe),
+    ]
+    if facts["status"] != "finished":
+        sentences.append(UNFINISHED[facts["status"]])
+    if not facts["data"]["license"]:
+        sentences.append("The licence of the training text was not stated; find it out before using the model in public.")
+    return sentences
+
+
+def _limit_of_figures(evaluation: Evaluation | None, num_looks: int) -> str:
+    if evaluation is None:
+        return "How good it is on text that it was not trained on was not measured."
+    if num_looks:
+        return (
+            f"The figures are of the {escape(evaluation.split)} split, on which the model was also evaluated {num_looks} times while it trained. "
+            "Where settings or the end of training were chosen by them, they are a little too good."
+        )
+    return f"The figures are of the {escape(evaluation.split)} split alone, which was not looked at while the model trained."
+
+
+def _limit_of_unknown_tokens(facts: dict[str, Any], evaluation: Evaluation | None) -> list[str]:
+    split = facts["data"]["splits"].get(evaluation.split) if evaluation else None
+    if not split or not split["unknown_tokens"]:
+        return []
+    return [
+        f"{split['unknown_tokens']:,} of the {split['tokens']:,} tokens of that split stand for text that the tokenizer does not know. "
+        "To predict such a token is easier than to predict the text, so the figures are a little too good."
+    ]
+
+
+def _limit_of_repetition(facts: dict[str, Any], recipe: Recipe) -> str:
+    sentence = f"It comes from one run with seed {facts['seed']}; how much the result varies between seeds was not measured."
+    if recipe.training.max_seconds is not None:
+        sentence += " The budget was in seconds: another machine makes another number of steps in them, and so another model."
+    return sentence
+
+
+def reproduction_method(recipe: Recipe) -> str:
+    """What to do to train the model again."""
+    text = ", set its `data.path` to the text" if recipe.data.path else ""
+    return f"To train the model again, save the recipe above as `recipe.yaml`{text}, and run `hflab train recipe.yaml`. This run was started by:"
+
+
+def source_sentence(facts: dict[str, Any]) -> str:
+    """The commit of the code that trained the model, and whether it tells the whole code."""
+    git = facts.get("git")
+    if git is None:
+        return "The run was not started inside a git repository, so no commit is known; the versions below are what there is."
+    if git["dirty"]:
+        return f"Git commit {inline_code(git['commit'])}, **with uncommitted changes**: the commit alone does not give the code that ran."
+    return f"Git commit {inline_code(git['commit'])}, without uncommitted changes."
+
+
+def licence_sentence(facts: dict[str, Any], recipe: Recipe) -> str:
+    """Licences of the model and of the text it was trained on."""
+    text = facts["data"]["license"]
+    said = f"under {inline_code(text)}" if text else "under a licence that was not stated"
+    return f"The model is published under {inline_code(recipe.publish.license)}. The text it was trained on is {said}."

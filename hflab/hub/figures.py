@@ -1,0 +1,82 @@
+"""The learning curve of a run as a picture. Knows the lines of metrics.jsonl, nothing else of a run."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Okabe and Ito (2008), "Color Universal Design": told apart by colour-blind readers, and in grey
+TRAINING_COLOR = "#56B4E9"
+EVALUATION_COLOR = "#D55E00"
+PICTURE_INCHES = (7.0, 3.9)
+DOTS_PER_INCH = 200  # twice what a card of 700 pixels shows, for sharp screens
+FIRST_LOSSES_CUT = 0.02  # share of the training line that may lie above the picture: the fall from the untrained loss
+
+
+def tokens_at(metrics: list[dict[str, Any]], steps: list[int]) -> list[float]:
+    """Tokens trained on after each of `steps` optimizer steps, interpolated between the logged ones."""
+    training = [line for line in metrics if line["kind"] == "train"]
+    known_steps, known_tokens = ([0, *(line[key] for line in training)] for key in ("step", "tokens"))
+    return [float(tokens) for tokens in np.interp(steps, known_steps, known_tokens)]
+
+
+def draw_learning_curve(metrics: list[dict[str, Any]], characters_per_token: float, path: Path) -> bool:
+    """Draw bits per character against characters trained on into the PNG file `path`; return whether there was anything to draw.
+
+    The same lines give the same file. Nothing is drawn, and an earlier picture is removed, when there are fewer than two points.
+    """
+    watched = next((line["split"] for line in metrics if line["kind"] == "evaluation"), None)  # the split evaluated while training
+    curves = {
+        kind: _points([line for line in metrics if line["kind"] == "train" or line["split"] == watched], kind, characters_per_token)
+        for kind in ("train", "evaluation")
+    }
+    path.unlink(missing_ok=True)
+    if max(len(points) for points in curves.values()) < 2:
+        return False
+    # matplotlib takes a second to import; its object interface leaves the backend of a notebook alone
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=PICTURE_INCHES, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    _draw(axes, curves)
+    canvas.print_figure(path, dpi=DOTS_PER_INCH, metadata={"Software": None})
+    return True
+
+
+def _points(metrics: list[dict[str, Any]], kind: str, characters_per_token: float) -> np.ndarray:
+    """(characters trained on, bits per character) of each line of `kind`; (N, 2), without those that are no number.
+
+    A training line is a mean since the one before it, and is drawn in the middle of that stretch.
+    """
+    lines = [line for line in metrics if line["kind"] == kind]
+    characters = np.array(tokens_at(metrics, [line["step"] for line in lines])) * characters_per_token
+    if kind == "train":
+        characters = (characters + np.concatenate([[0.0], characters[:-1]])) / 2
+    bits = np.array([line["bits_per_character"] for line in lines], dtype=float)
+    return np.stack([characters, bits], axis=1)[np.isfinite(bits)]
+
+
+def _draw(axes: Any, curves: dict[str, np.ndarray]) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    training, evaluation = curves["train"], curves["evaluation"]
+    if len(training):
+        axes.plot(*training.T, color=TRAINING_COLOR, linewidth=1.8, label="training text", zorder=2)
+    if len(evaluation):
+        style = {"color": EVALUATION_COLOR, "linewidth": 1.8, "marker": "o", "markersize": 6, "markeredgecolor": "white"}
+        axes.plot(*evaluation.T, **style, label="held-out text", zorder=3)
+        last = evaluation[-1]
+        axes.annotate(f"{last[1]:.3f}", last, xytext=(0, 9), textcoords="offset points", ha="right", fontsize=12, color=EVALUATION_COLOR)
+    shown = np.concatenate([evaluation[:, 1], training[int(len(training) * FIRST_LOSSES_CUT) :, 1]])
+    low, high = shown.min(), shown.max()
+    axes.set_ylim(low - 0.08 * (high - low) - 1e-3, high + 0.08 * (high - low) + 1e-3)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("characters trained on", fontsize=12)
+    axes.set_ylabel("bits per character", fontsize=12)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    axes.tick_params(labelsize=11)
+    axes.grid(alpha=0.3, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=12)
