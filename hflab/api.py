@@ -13,7 +13,7 @@ from typing import Any
 
 from accelerate import Accelerator, PartialState
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from .data.batches import prepare_text
 from .data.sources import SOURCES
@@ -158,7 +158,7 @@ def _evaluation_recipe(folder: str, data: str | None, overrides: dict[str, Any])
             raise UserError(f"--{key} has no effect on an evaluation; keys of data, evaluation and training.device have.")
     if data is None:
         try:
-            recipe_file = cached_file(folder, "recipe.yaml")
+            recipe_file = str(cached_file(folder, "recipe.yaml"))
         except OSError:
             raise UserError(
                 f"The model {folder!r} cannot be found, or has no recipe.yaml that says which data it was trained on; "

@@ -51,7 +51,7 @@ class DataSection:
         "lanes", "lanes: contiguous text with carried state (truncated back-propagation); windows: shuffled, each from a zero state"
     )
     sequence_length: int = option(128, "tokens per window, the length of back-propagation through time", low=1)
-    reset_at_documents: bool = option(True, "a document's first token is read with a zero state")
+    reset_at_documents: bool = option(True, "each document begins with a zero state")
     cache_dir: str | None = option(None, "folder of the tokenised text; default: hflab's folder in the user's cache")
 
 
@@ -83,6 +83,9 @@ class TrainingSection:
     max_seconds: float | None = option(None, "budget: seconds of training, evaluation and checkpoints left out", low=0)
     batch_size: int = option(32, "sequences per optimizer step, over all processes and accumulation steps", low=1)
     gradient_accumulation_steps: int = option(1, "forward and backward passes per optimizer step", low=1)
+    state_reset_probability: float = option(
+        0.0, "chance that a lane begins a window with a zero state, which keeps the model good at the beginning of a text", 0, 1
+    )
     optimizer: str = option("adamw", "adamw, sgd, muon (hidden matrices; AdamW for the rest), or a class name of torch.optim")
     learning_rate: float = option(1e-3, "peak learning rate", low=0)
     weight_decay: float = option(0.0, "decoupled weight decay of matrices; biases, norms and embeddings have none", low=0)
@@ -200,7 +203,7 @@ def recipe_keys() -> list[tuple[str, str, Any, str]]:
 
 def _describe_key(owner: Any, name: str, prefix: str) -> tuple[str, str, Any, str]:
     entry = next(entry for entry in dataclasses.fields(owner) if entry.name == name)
-    default = entry.default if entry.default is not dataclasses.MISSING else entry.default_factory()  # type: ignore[misc]
+    default = getattr(owner(), name)
     return prefix + name, _type_name(typing.get_type_hints(owner)[name]), default, entry.metadata["help"]
 
 

@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import send_to_device
 from torch import Tensor
 
 from ..errors import UserError
-from ..recipe import Recipe
+from ..recipe import Recipe, parse_recipe
 from ..run_folder import write_atomically
 
 # Keys that a resumed run may change: they decide how long it goes on and what it shows, not what a step computes.
@@ -60,9 +61,9 @@ class ProcessState:
 
     carried: list[Any] = field(default_factory=list)  # recurrent state of each accumulation slice
     gradients: list[Tensor | None] = field(default_factory=list)  # of a step in mid-cycle
-    loss_sum: Tensor | None = None  # nats over this process's tokens since the last logged line
+    loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))  # nats over this process's tokens since the last logged line
     loss_tokens: int = 0  # tokens behind `loss_sum`, over all processes
-    gradient_norm_sum: Tensor | None = None
+    gradient_norm_sum: Tensor = field(default_factory=lambda: torch.zeros(()))  # over the steps since that line
     steps_since_log: int = 0
 
 
@@ -141,12 +142,13 @@ def load_checkpoint(folder: Path, accelerator: Accelerator, recipe: Recipe) -> t
             "resume with the same number, so that the run continues exactly."
         )
     accelerator.load_state(str(newest))
-    state = torch.load(newest / f"process-{accelerator.process_index}.pt", map_location=accelerator.device, weights_only=True)
-    return Progress(**facts["progress"]), ProcessState(**state)
+    # by way of the CPU: torch cannot restore to "cpu:0", which is Accelerate's name for the device of one of several processes
+    state = torch.load(newest / f"process-{accelerator.process_index}.pt", map_location="cpu", weights_only=True)
+    return Progress(**facts["progress"]), ProcessState(**send_to_device(state, accelerator.device))
 
 
 def _check_same_recipe(checkpoint: Path, saved: dict[str, Any], given: dict[str, Any]) -> None:
-    before, now = _flatten(saved), _flatten(given)
+    before, now = _flatten(parse_recipe(saved).to_dict()), _flatten(given)  # keys that are newer than the checkpoint have their defaults
     changed = [
         f"{key} ({before.get(key)} in the checkpoint, {now.get(key)} now)"
         for key in sorted(before.keys() | now.keys())

@@ -39,13 +39,14 @@ def build_optimizer(model: nn.Module, section: TrainingSection) -> torch.optim.O
     allowed = list(inspect.signature(cls).parameters)
     for key in section.optimizer_arguments:
         check_choice("A key of training.optimizer_arguments", key, allowed)
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in section.optimizer_arguments.items()}
+    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in section.optimizer_arguments.items()}
     try:
         if cls is MuonWithAdamW:
             hidden = _hidden_matrices(model)
             taken = {id(parameter) for parameters in hidden.values() for parameter in parameters}
-            return MuonWithAdamW(hidden, _groups(model, section, taken), section.learning_rate, **{"weight_decay": section.weight_decay, **given})
-        arguments: dict[str, Any] = {"lr": section.learning_rate} | ({"fused": True} if "fused" in allowed and "foreach" not in given else {})
+            arguments: dict[str, Any] = {"weight_decay": section.weight_decay, **given}
+            return MuonWithAdamW(hidden, _groups(model, section, taken), section.learning_rate, **arguments)
+        arguments = {"lr": section.learning_rate} | ({"fused": True} if "fused" in allowed and "foreach" not in given else {})
         return cls(_groups(model, section, taken=set(), decays="weight_decay" in allowed), **(arguments | given))
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"The optimizer {section.optimizer} refused its arguments {given}: {error}") from None
@@ -54,7 +55,8 @@ def build_optimizer(model: nn.Module, section: TrainingSection) -> torch.optim.O
 def _groups(model: nn.Module, section: TrainingSection, taken: set[int], decays: bool = True) -> list[dict[str, Any]]:
     """Parameter groups, decayed and plain, of what is trained and not `taken`."""
     embeddings = {id(parameter) for module in model.modules() if isinstance(module, nn.Embedding) for parameter in module.parameters()}
-    matrices, rest = [], []
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for parameter in model.parameters():
         if parameter.requires_grad and id(parameter) not in taken:
             (matrices if parameter.ndim >= 2 and id(parameter) not in embeddings else rest).append(parameter)

@@ -28,9 +28,26 @@ class Task(ABC):
     """One kind of training. `prepare` comes first; it fills `prepared`, which the other methods read."""
 
     head: ClassVar[str]  # class of the family's HEADS
+    prepared: PreparedText
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the prepared text."""
+        return self.prepared.tokenizer
+
+    @property
+    def characters_per_token(self) -> float:
+        """Mean length of a token of the training split, in characters."""
+        split = self.prepared.splits["train"]
+        return split.num_characters / split.num_tokens
+
+    @property
+    @abstractmethod
+    def prompt(self) -> str:
+        """An input that shows what the model does."""
 
     @abstractmethod
     def prepare(self) -> None:
@@ -69,22 +86,10 @@ class CausalLanguageModeling(Task):
     """Predict the next token; recurrent models carry their state from window to window (truncated back-propagation through time)."""
 
     head = "ForCausalLM"
-    prepared: PreparedText
 
     def prepare(self) -> None:
         """Tokenise the text, once; later runs read the same token store."""
         self.prepared = prepare_text(self.recipe.data, self.recipe.processor, tokenizer=self._given_tokenizer())
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer of the prepared text."""
-        return self.prepared.tokenizer
-
-    @property
-    def characters_per_token(self) -> float:
-        """Mean length of a token of the training split, in characters."""
-        split = self.prepared.splits["train"]
-        return split.num_characters / split.num_tokens
 
     def _given_tokenizer(self) -> PreTrainedTokenizerBase | None:
         """A pretrained model reads with its own tokenizer, whatever the processor section says."""
@@ -95,7 +100,7 @@ class CausalLanguageModeling(Task):
         """The family's model with the tokenizer's vocabulary, or the pretrained one."""
         section, tokenizer = self.recipe.model, self.tokenizer
         if section.pretrained is not None:
-            model = AutoModelForCausalLM.from_pretrained(section.pretrained, trust_remote_code=section.trust_remote_code)
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(section.pretrained, trust_remote_code=section.trust_remote_code)
         else:
             assert section.family is not None  # recipe.py demands one of the two
             tokens = {
@@ -114,16 +119,23 @@ class CausalLanguageModeling(Task):
     def batches(self) -> Batches:
         """Lanes with carried state, or shuffled windows, of the training split."""
         data, training = self.recipe.data, self.recipe.training
-        tokens, eos = self.prepared.splits["train"].tokens, self.tokenizer.eos_token_id
-        lanes, length, resets = training.batch_size, data.sequence_length, data.reset_at_documents
+        tokens = self.prepared.splits["train"].tokens
+        shape: dict[str, Any] = {
+            "sequence_length": data.sequence_length,
+            "eos_token_id": self.tokenizer.eos_token_id,
+            "reset_at_documents": data.reset_at_documents,
+            "seed": training.seed,
+        }
         if data.layout == "lanes":
-            return LanguageModelLanes(tokens, num_lanes=lanes, sequence_length=length, eos_token_id=eos, reset_at_documents=resets)
-        return ShuffledWindows(tokens, batch_size=lanes, sequence_length=length, eos_token_id=eos, reset_at_documents=resets, seed=training.seed)
+            return LanguageModelLanes(tokens, num_lanes=training.batch_size, reset_probability=training.state_reset_probability, **shape)
+        return ShuffledWindows(tokens, batch_size=training.batch_size, **shape)
 
     def loss(self, model: nn.Module, batch: LanguageModelBatch, carried: Any) -> tuple[Tensor, Any]:
         """Nats of this share divided by the tokens of the whole step; the new state is cut from the graph."""
         carries = self.recipe.data.layout == "lanes"
-        stateful = {"past_key_values": carried if batch.carries_state else None, "use_cache": True} if carries else {"use_cache": False}
+        stateful: dict[str, Any] = {"use_cache": carries}
+        if carries and batch.carries_state:
+            stateful["past_key_values"] = carried
         device = next(model.parameters()).device
         if batch.state_resets is not None:
             stateful["state_resets"] = batch.state_resets.to(device)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -101,6 +102,13 @@ def launch(arguments, num_processes=1):
     return subprocess.Popen(command, env=environment, stderr=pipe, stdout=pipe, text=True, start_new_session=True)
 
 
+def kill_all(process):
+    """kill -9 of the launcher and everything it started."""
+    for member in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        member.kill()
+    process.communicate()
+
+
 def finish(process):
     output, errors = process.communicate(timeout=180)
     assert process.returncode == 0, errors
@@ -134,8 +142,7 @@ def test_kill_9_at_unforeseen_moments(make_recipe, tmp_path, num_processes):
     for lines in (1, 40, 90):
         process = launch(arguments, num_processes)
         wait_for_metrics(run, lines, process)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        kill_all(process)
         arguments = ["--resume", str(run.path)]
     finish(launch(arguments, num_processes))
     assert_same(run, RunFolder(tmp_path / "whole"))

