@@ -157,6 +157,9 @@ def _evaluation_recipe(folder: str, data: str | None, overrides: dict[str, Any])
         if key.split(".")[0] not in {"data", "evaluation", "training"}:
             raise UserError(f"--{key} has no effect on an evaluation; keys of data, evaluation and training.device have.")
     if data is None:
+        run = RunFolder(Path(folder).parent)
+        if run.facts_file.is_file():  # the run's own recipe knows where the data are; the model's, made to be published, may not
+            return run.read_recipe(overrides)
         try:
             recipe_file = str(cached_file(folder, "recipe.yaml"))
         except OSError:

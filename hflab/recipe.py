@@ -159,9 +159,18 @@ class Recipe:
         values["model"].update(values["model"].pop("config"))
         return values
 
+    def public(self) -> "Recipe":
+        """The recipe as it may be published: no cache folder, and of an absolute path its last part only."""
+        data = dataclasses.replace(self.data, cache_dir=None, path=_last_part(self.data.path))
+        return dataclasses.replace(self, data=data, model=dataclasses.replace(self.model, pretrained=_last_part(self.model.pretrained)))
+
     def save(self, path: Path) -> None:
         """Write the recipe, every key resolved, as UTF-8 YAML."""
         path.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def _last_part(path: str | None) -> str | None:
+    return Path(path).name if path is not None and Path(path).expanduser().is_absolute() else path
 
 
 def recipe_names() -> list[str]:

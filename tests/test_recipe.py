@@ -34,6 +34,15 @@ def test_saved_recipe_is_read_back_equal(tmp_path):
     assert load_recipe(tmp_path / "recipe.yaml") == recipe
 
 
+def test_a_public_recipe_names_no_folder_of_this_machine():
+    data = {"path": "/data/novel.txt", "cache_dir": "/c"}
+    recipe = parse_recipe({"model": {"pretrained": "/home/me/model"}, "data": data, "training": {"num_steps": 1}})
+    public = recipe.public()
+    assert (public.data.path, public.data.cache_dir, public.model.pretrained) == ("novel.txt", None, "model")
+    assert recipe.data.path == "/data/novel.txt"
+    assert parse_recipe({**SMALLEST, "data": {"path": "texts/novel.txt"}}).public().data.path == "texts/novel.txt"
+
+
 @pytest.mark.parametrize(
     ("key", "text", "value"),
     [

@@ -26,7 +26,7 @@ def save_model_folder(
     try:
         model.save_pretrained(partial, state_dict=weights)
         tokenizer.save_pretrained(partial)
-        recipe.save(partial / "recipe.yaml")
+        recipe.public().save(partial / "recipe.yaml")
     except Exception as error:  # safetensors and tokenizers raise types of their own for a full disk
         shutil.rmtree(partial, ignore_errors=True)
         raise_if_disk_full(run.path, 0, error)
