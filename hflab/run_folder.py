@@ -99,10 +99,11 @@ class RunFolder:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All lines of metrics.jsonl."""
+        """All whole lines of metrics.jsonl; a kill may have left half of a last one."""
         if not self.metrics_file.is_file():
             return []
-        return [json.loads(line) for line in self.metrics_file.read_text(encoding="utf-8").splitlines()]
+        whole, _, _ = self.metrics_file.read_text(encoding="utf-8").rpartition("\n")
+        return [json.loads(line) for line in whole.split("\n") if line]
 
     def metrics_size(self) -> int:
         """Bytes of metrics.jsonl, which a checkpoint remembers."""

@@ -70,6 +70,7 @@ def test_metrics_are_cut_back_to_a_checkpoint(run):
     run.append_metrics({"step": 2})
     with run.metrics_file.open("a") as file:
         file.write('{"step": 3, "lo')  # what a kill in the middle of a line leaves
+    assert run.read_metrics() == [{"step": 1}, {"step": 2}]
     run.truncate_metrics(size)
     assert run.read_metrics() == [{"step": 1}]
 
