@@ -134,6 +134,8 @@ def model_folder(model: str | Path) -> str:
     """What `from_pretrained` takes for a run folder, a model folder or a Hub id. Raises `UserError` for a folder without a model."""
     path = Path(model)
     if not path.exists():
+        if len(path.parts) > 2 or path.is_absolute():  # a Hub id is "name" or "user/name"
+            raise UserError(f"There is no folder {path}; give a run folder whose training has ended, a model folder or a Hub id.")
         return str(model)
     for candidate in (path, path / "model"):
         if (candidate / "config.json").is_file():

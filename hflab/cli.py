@@ -130,6 +130,13 @@ def _run_recipes(options: argparse.Namespace, overrides: dict[str, str], command
     return 0
 
 
+def _without_loading_bars() -> None:
+    """Turn off the bars by which transformers shows that it reads or writes a file: these models take a moment."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def _run_train(options: argparse.Namespace, overrides: dict[str, str], command: str) -> int:
     if (options.recipe is None) == (options.resume is None):
         raise UserError("`hflab train` needs either a recipe or --resume RUN; `hflab recipes` lists the recipes.")
@@ -138,6 +145,7 @@ def _run_train(options: argparse.Namespace, overrides: dict[str, str], command: 
     from . import api
     from .summaries import summarise_run
 
+    _without_loading_bars()
     if options.resume is not None:
         run = api.resume(options.resume, overrides)
     else:
@@ -151,6 +159,7 @@ def _run_evaluate(options: argparse.Namespace, overrides: dict[str, str], comman
     from . import api
     from .summaries import describe_figures
 
+    _without_loading_bars()
     figures = api.evaluate(options.model, options.data, split=options.split, overrides=overrides, trust_remote_code=options.trust_remote_code)
     if api.is_main_process():
         print(json.dumps(figures, indent=2) if options.json else describe_figures(figures))
@@ -161,6 +170,7 @@ def _run_generate(options: argparse.Namespace, overrides: dict[str, str], comman
     from . import api
     from .generation.streaming import GenerationOptions
 
+    _without_loading_bars()
     chosen = GenerationOptions(
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,

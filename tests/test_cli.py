@@ -76,6 +76,7 @@ def test_recipes_are_listed_printed_and_explained(capsys):
         (["evaluate", "no/model"], "cannot be found"),
         (["evaluate", "no/model", "--model.hidden_size", "3"], "no effect on an evaluation"),
         (["generate", "no/model"], "cannot be loaded"),
+        (["generate", "runs/no/model"], "no folder"),
         (["generate", "no/model", "--temperature", "-1"], "temperature"),
         (["generate", "."], "holds no model"),
         (["card", "nowhere"], "nowhere"),

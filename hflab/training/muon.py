@@ -84,7 +84,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         average = state["momentum"].lerp_(gradient, 1 - group["momentum"])
         ahead = gradient.lerp(average, group["momentum"])
         blocks = ahead.view(group["num_blocks"], -1, parameter.shape[1])
-        direction = orthogonalise(blocks, group["num_iterations"]).view_as(parameter)
+        direction = orthogonalise(blocks, group["num_iterations"]).reshape_as(parameter)
         rate = group["lr"] * group["hidden_lr_ratio"]
         parameter.mul_(1 - rate * group["weight_decay"])
         parameter.add_(direction, alpha=-rate * 0.2 * max(blocks.shape[1:]) ** 0.5)

@@ -58,7 +58,7 @@ def test_orthogonalised_matrices_keep_their_singular_vectors_and_nearly_lose_the
 
 def test_muon_treats_each_gate_as_a_matrix_of_its_own_and_leaves_embedding_and_head_to_adamw():
     torch.manual_seed(0)
-    language_model = RecurrentForCausalLM(RecurrentConfig(cell_type="gru", vocab_size=7, hidden_size=6))
+    language_model = RecurrentForCausalLM(RecurrentConfig(cell_type="gru", vocab_size=7, hidden_size=6, embedding_size=4))
     optimizer = build_optimizer(language_model, section(optimizer="muon", weight_decay=0.1))
     muon = [group for group in optimizer.param_groups if group["num_blocks"]]
     cell = language_model.model.layers[0].cell
