@@ -25,7 +25,7 @@ CHARACTER_SPLIT = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
 
 # A cut before white space that follows a letter or digit: no pre-tokenizer joins the two sides, and the run of white space stays whole.
 _BEFORE_SPACE = re.compile(r"(?<=[^\W_])[ \t\n]")
-# For text without spaces: before punctuation that follows an ideograph, kana or Latin letter. An apostrophe is none ("'s" is one token).
+# For text without spaces: before punctuation that follows an ideograph, kana or Latin letter.
 _BEFORE_PUNCTUATION = re.compile(r"(?<=[A-Za-z\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff])[,.!?;:\u3001\u3002\uff01\uff0c\uff1a\uff1b\uff1f]")
 
 Encode = Callable[[list[str]], tuple[np.ndarray, list[int]]]  # texts -> ids of all of them, and how many each has

@@ -3,6 +3,7 @@
 This module knows nothing about documents, splitting or tokens.
 """
 
+import contextlib
 import json
 import re
 import tempfile
@@ -56,29 +57,46 @@ def load_hub_texts(data: DataSection) -> HubTexts:
 def _load(data: DataSection) -> Any:
     """Return the DatasetDict, or IterableDatasetDict, of `data.dataset`."""
     import datasets
+
+    try:
+        with _reaching(data):
+            return datasets.load_dataset(data.dataset, data.config_name, revision=data.revision, streaming=data.streaming)
+    except UserError:
+        raise
+    except ValueError as error:  # a configuration that is missing or unknown, an impossible id
+        raise UserError(f"The Hub data set {data.dataset!r} cannot be opened as asked: {error} Check data.dataset and data.config_name.") from error
+
+
+@contextlib.contextmanager
+def _reaching(data: DataSection) -> Iterator[None]:
+    """Turn errors of the connection into a `UserError` that says how to do without one."""
     import httpx
     from datasets.exceptions import DatasetBuildError
 
     try:
-        return datasets.load_dataset(data.dataset, data.config_name, revision=data.revision, streaming=data.streaming)
+        yield
     except (OSError, httpx.HTTPError, DatasetBuildError) as error:  # OSError includes what datasets raises for an unknown id and in offline mode
         raise UserError(
             f"The Hub data set {data.dataset!r} cannot be had: {_first_line(error)}. Check its id and the connection; without one, download a "
             ".txt, .jsonl, .csv or .parquet file elsewhere and use it with data.source=text and data.path=FILE."
         ) from error
-    except ValueError as error:  # a configuration that is missing or unknown, an impossible id
-        raise UserError(f"The Hub data set {data.dataset!r} cannot be opened as asked: {error} Check data.dataset and data.config_name.") from error
 
 
 def _open_split(dataset: Any, data: DataSection, where: str) -> TextRows:
-    columns = dataset.column_names or list(next(iter(dataset), {}))
+    with _reaching(data):
+        columns = dataset.column_names or list(next(iter(dataset), {}))
     check_column(data.text_column, columns, where)
     chosen = dataset.select_columns([data.text_column])
 
     def rows() -> Iterator[str]:
         number = 0
         # a stream is read row by row, so that not a row more is fetched than is needed
-        for batch in chosen.iter(batch_size=1 if data.streaming else ROWS_PER_BATCH):
+        batches = chosen.iter(batch_size=1 if data.streaming else ROWS_PER_BATCH)
+        while True:
+            with _reaching(data):
+                batch = next(batches, None)
+            if batch is None:
+                return
             for value in batch[data.text_column]:
                 number += 1
                 yield check_text(value, f"{where}, row {number},", data.text_column)
@@ -96,7 +114,12 @@ def _kept(rows: TextRows, max_characters: int) -> TextRows:
         spool.seek(0)
         spool.truncate()
         for text in rows():
-            spool.write(json.dumps(text[:left]).encode() + b"\n")
+            try:
+                spool.write(json.dumps(text[:left]).encode() + b"\n")
+                spool.flush()
+            except OSError as error:
+                folder = tempfile.gettempdir()
+                raise UserError(f"The stream cannot be kept in {folder!r}: {error.strerror}. Free some room, or set the variable TMPDIR.") from error
             left -= len(text)
             if left <= 0:
                 return

@@ -59,12 +59,10 @@ def load_corpus(data: DataSection) -> TextCorpus:
         if getattr(data, key) and data.source != source:
             raise UserError(f"data.{key} is read by the source {source!r} alone, and data.source is {data.source!r}; set data.source to {source}.")
     corpus = SOURCES[data.source](data)
-    return dataclasses.replace(
-        corpus,
-        license=data.license or corpus.license,
-        language=data.language or corpus.language,
-        splits={name: functools.partial(_first_characters, stream, data.max_characters) for name, stream in corpus.splits.items()},
-    )
+    splits = corpus.splits
+    if data.max_characters is not None:
+        splits = {name: functools.partial(_first_characters, stream, data.max_characters) for name, stream in splits.items()}
+    return dataclasses.replace(corpus, license=data.license or corpus.license, language=data.language or corpus.language, splits=splits)
 
 
 def shakespeare(data: DataSection) -> TextCorpus:
@@ -197,15 +195,15 @@ def _held_in_memory(read: Callable[[], list[Document]]) -> TextStream:
     return lambda: _numbered(documents())
 
 
-def _first_characters(stream: TextStream, limit: int | None) -> Iterator[Piece]:
+def _first_characters(stream: TextStream, limit: int) -> Iterator[Piece]:
     """The pieces of `stream` up to `limit` characters; the last document is cut there."""
     left = limit
     for piece in stream():
-        if left is not None and len(piece.text) >= left:
+        if len(piece.text) >= left:
             yield Piece(piece.document, piece.text[:left])
             return
         yield piece
-        left = None if left is None else left - len(piece.text)
+        left -= len(piece.text)
 
 
 def _package_folder(package: str, extra: str) -> Path:

@@ -20,7 +20,7 @@ from ..errors import UserError, nearest
 
 BLOCK_BYTES = 2**20
 ROWS_PER_BATCH = 64  # rows may be whole books, so few are held at once
-LONGEST_FIELD = 2**30  # characters of one CSV field; the csv module's own limit of 131,072 refuses long articles
+LONGEST_FIELD = 2**27  # characters of one CSV field; the csv module's own limit of 131,072 refuses long articles
 
 Document = Iterable[str]  # blocks that concatenate to the document
 

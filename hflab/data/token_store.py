@@ -290,7 +290,8 @@ def _disk_errors(folder: Path, needed: Callable[[], str] = lambda: "more") -> It
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise UserError(f"The cache folder {str(folder)!r} cannot be used: {error.strerror}. Set data.cache_dir to a folder that can.") from error
-        free = shutil.disk_usage(folder).free
+        # what was written of an entry is removed with this error, so it counts as free
+        free = shutil.disk_usage(folder).free + sum(file.stat().st_size for file in folder.glob("*.partial/*"))
         raise UserError(
             f"No room for the tokenised text in {str(folder)!r} ({error.strerror}): it needs {needed()} bytes, {free:,} are free. "
             "Free some, or set data.cache_dir to a folder on a larger disk."

@@ -46,6 +46,11 @@ def test_by_position_the_text_is_cut_at_characters_and_nothing_is_lost(seed):
     assert len(found["test"]) == len(whole) - int(0.95 * len(whole))
 
 
+def test_fractions_are_cut_as_they_are_written():
+    plan = plan_splits(corpus_of(train=["a" * 1000]), DataSection(validation_fraction=0.2, test_fraction=0.1))  # 0.7 + 0.2 < 0.9 in floating point
+    assert {name: len("".join(parts)) for name, parts in texts(plan).items()} == {"train": 700, "validation": 200, "test": 100}
+
+
 def test_a_document_on_the_cut_continues_in_the_next_split():
     found = texts(plan_splits(corpus_of(train=["abcdefgh", "ij"]), DataSection(validation_fraction=0.5)))
     assert found == {"train": ["abcde"], "validation": ["fgh", "ij"]}

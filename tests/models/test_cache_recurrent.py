@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import DynamicCache, StaticCache
 
-from hflab.models.recurrent import RecurrentConfig, RecurrentState, cache_from_states, detach_cache, states_from_cache
+from hflab.models.recurrent import RecurrentConfig, RecurrentModel, RecurrentState, cache_from_states, detach_cache, states_from_cache
 from hflab.models.recurrent.cache_recurrent import RecurrentCacheLayer, StaticRecurrentCacheLayer, recurrent_layers
 
 ROWS = 4
@@ -69,10 +69,20 @@ def test_repeat_and_select(cache):
     assert all(torch.equal(new, old[[0, 2]]) for new, old in zip(tensors(cache), before, strict=True))
 
 
-def test_reset(cache):
-    cache.reset()
-    assert cache.get_seq_length() == 0
-    assert all(part.count_nonzero() == 0 for part in tensors(cache))
+def test_reset_begins_anew(cache, config):
+    model = RecurrentModel(config).eval()
+    tokens = torch.arange(2 * ROWS).view(ROWS, 2)
+    addresses = [layer.keys.data_ptr() for layer in cache.layers]
+    with torch.no_grad():
+        cache.reset()
+        assert cache.get_seq_length() == 0
+        outputs = model(input_ids=tokens, past_key_values=cache)
+        torch.testing.assert_close(outputs.last_hidden_state, model(input_ids=tokens).last_hidden_state)
+    if isinstance(cache, StaticCache):
+        assert addresses == [layer.keys.data_ptr() for layer in cache.layers]
+    else:
+        cache.reset()
+        model(input_ids=tokens[:1], past_key_values=cache)  # another number of rows
 
 
 def test_moving_rows_of_an_empty_cache_does_nothing(config):

@@ -3,10 +3,12 @@
 import json
 
 import pytest
+import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
+from transformers.activations import ACT2FN
 
 from hflab.models.recurrent import AUTO_MAP, BLOCKS, CELLS, HEADS, RecurrentConfig
-from hflab.models.recurrent.configuration_recurrent import BLOCK_STYLES
+from hflab.models.recurrent.configuration_recurrent import ACTIVATIONS, BLOCK_STYLES
 
 
 def test_survives_a_round_trip_with_unknown_keys(tmp_path, cell_type, block_style):
@@ -49,6 +51,13 @@ def test_names_the_code_of_every_head_and_keeps_other_entries():
 
 def test_knows_every_block_style():
     assert tuple(BLOCKS) == BLOCK_STYLES
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_have_no_weights_that_nobody_would_initialise(name):
+    activation = ACT2FN[name]
+    assert [*activation.parameters(), *activation.buffers()] == []
+    assert activation(torch.zeros(2, 3)).shape == (2, 3)
 
 
 @pytest.mark.parametrize(

@@ -27,15 +27,25 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, pipeline
 
+# The order of sums, and so the last bit, depends on the number of threads and on where in memory the weights begin: a file is mapped as it comes.
+torch.set_num_threads(int(sys.argv[2]))
+
+def load(auto_class, folder):
+    model = auto_class.from_pretrained(folder, trust_remote_code=True).eval()
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
+    return model
+
 findings = {}
 for folder in sorted(Path(sys.argv[1]).iterdir()):
     expected = load_file(folder / "expected" / "outputs.safetensors")
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+    model = load(AutoModelForCausalLM, folder)
     again = folder / "again"
     model.save_pretrained(again)
-    reloaded = AutoModelForCausalLM.from_pretrained(again, trust_remote_code=True).eval()
-    base = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+    reloaded = load(AutoModelForCausalLM, again)
+    base = load(AutoModel, folder)
     base.save_pretrained(folder / "base")
+    features = pipeline("feature-extraction", model=str(folder), trust_remote_code=True)("abc", return_tensors=True)
     write = pipeline("text-generation", model=str(folder), trust_remote_code=True)
     findings[folder.name] = {
         "classes": [type(thing).__name__ for thing in (AutoConfig.from_pretrained(folder, trust_remote_code=True), base, model)],
@@ -43,6 +53,7 @@ for folder in sorted(Path(sys.argv[1]).iterdir()):
         "same hidden": torch.equal(base(input_ids=expected["input_ids"]).last_hidden_state, expected["hidden"]),
         "same after saving again": torch.equal(reloaded(input_ids=expected["input_ids"]).logits, expected["logits"]),
         "base saved again": type(AutoModel.from_pretrained(folder / "base", trust_remote_code=True)).__name__,
+        "features": bool((features - expected["features"]).abs().max() < 1e-6),
         "text": write("abc", max_new_tokens=6, do_sample=False)[0]["generated_text"],
         "texts": [text[0]["generated_text"] for text in write(["abc", "h"], batch_size=2, max_new_tokens=6, do_sample=False)],
     }
@@ -72,7 +83,12 @@ def folder(tmp_path_factory):
         model.save_pretrained(root / name)
         tokenizer().save_pretrained(root / name)
         (root / name / "expected").mkdir()
-        outputs = {"input_ids": input_ids, "logits": model(input_ids=input_ids).logits, "hidden": model.model(input_ids=input_ids).last_hidden_state}
+        outputs = {
+            "input_ids": input_ids,
+            "logits": model(input_ids=input_ids).logits,
+            "hidden": model.model(input_ids=input_ids).last_hidden_state,
+            "features": model.model(**tokenizer()("abc", return_tensors="pt")).last_hidden_state,
+        }
         save_file({key: value.detach().contiguous() for key, value in outputs.items()}, root / name / "expected" / "outputs.safetensors")
     return root
 
@@ -82,9 +98,8 @@ def stranger(folder, tmp_path_factory):
     """What a process without hflab finds in those folders."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     environment = {"PATH": os.environ["PATH"], "HOME": str(elsewhere), "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(elsewhere / "modules")}
-    process = subprocess.run(
-        [sys.executable, "-I", "-c", STRANGER, str(folder)], cwd=elsewhere, env=environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-I", "-c", STRANGER, str(folder), str(torch.get_num_threads())]
+    process = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr[-3000:]
     return json.loads(process.stdout.splitlines()[-1])
 
@@ -105,13 +120,14 @@ def test_same_outputs_without_hflab(stranger, case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_pipeline_without_hflab(stranger, folder, case):
+def test_pipelines_without_hflab(stranger, folder, case):
     model, read = RecurrentForCausalLM.from_pretrained(folder / case).eval(), tokenizer()
     found = stranger["findings"][case]
     texts = []
     for prompt in ("abc", "h"):
         sequence = model.generate(**read(prompt, return_tensors="pt", return_token_type_ids=False), max_new_tokens=6, do_sample=False)
         texts.append(prompt + read.decode(sequence[0, len(prompt) :], skip_special_tokens=True))
+    assert found["features"]
     assert found["texts"] == texts
     assert found["text"] == texts[0]
 

@@ -29,6 +29,7 @@ def test_auto_classes_know_every_head(family, head, tmp_path):
     auto_class = {"AutoModel": AutoModel, "AutoModelForCausalLM": AutoModelForCausalLM}[type(model)._auto_class]
     model.save_pretrained(tmp_path)
     assert type(auto_class.from_pretrained(tmp_path)) is type(model)  # no remote code needed where hflab is installed
+    assert type(auto_class.from_pretrained(tmp_path, trust_remote_code=True)) is type(model)  # nor taken
     assert type(AutoConfig.from_pretrained(tmp_path)) is type(model.config)
     assert type(auto_class.from_config(model.config)) is type(model)
 

@@ -226,6 +226,7 @@ def test_moves_between_dtypes(build, tokens, dtype):
         ({}, ValueError, ["exactly one"]),
         ({"inputs_embeds": torch.zeros(3, 9, 12)}, ValueError, ["exactly one"]),
         ({"atention_mask": torch.ones(3, 9)}, TypeError, ["atention_mask", "Did you mean 'attention_mask'?"]),
+        ({"output_attentions": True}, ValueError, ["output_attentions", "output_hidden_states"]),
         ({"position_ids": torch.arange(9)[None]}, TypeError, ["position_ids", "state_resets"]),
         ({"attention_mask": torch.ones(3, 8)}, ValueError, ["(3, 8)", "(3, 9)"]),
         ({"attention_mask": torch.ones(3, 1, 9, 9)}, ValueError, ["(3, 1, 9, 9)", "(3, 9)"]),

@@ -1,5 +1,7 @@
 """Packing against torch's PackedSequence and against its own promises."""
 
+import itertools
+
 import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -79,7 +81,7 @@ def test_shift_looks_one_step_back_within_the_piece(mask, resets):
         flat = packing.pack(torch.arange(B * T).view(B, T, 1))
         first = -1 - torch.arange(packing.batch_sizes[0])[:, None]
         steps = [first, *flat.split(packing.batch_sizes)]
-        expected = torch.cat([before[: len(step)] for before, step in zip(steps, steps[1:], strict=False)])
+        expected = torch.cat([before[: len(step)] for before, step in itertools.pairwise(steps)])
         assert torch.equal(packing.shift(flat, first), expected)
 
 

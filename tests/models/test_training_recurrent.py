@@ -1,12 +1,17 @@
 """Training: losses and accumulation, dropout, gradient checkpointing, Trainer, LoRA, Accelerate's offloading, torch.compile."""
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import accelerate
 import pytest
 import torch
 from torch.nn import functional as F
 
+import hflab
 from hflab.models.recurrent import RecurrentForCausalLM, detach_cache
 from hflab.models.recurrent.blocks_recurrent import locked_dropout
 
@@ -68,6 +73,42 @@ def test_accumulated_micro_batches_are_one_batch(build, count_type):
         total += loss.item()
     assert total == pytest.approx(whole.item(), rel=1e-5)
     assert_all_close(gradients(model), expected)
+
+
+# Run by two processes, each with half of the batch; the first saves the gradients.
+HALF_BATCH = """
+import sys, torch, torch.distributed as dist
+from hflab.models.recurrent import RecurrentForCausalLM
+dist.init_process_group("gloo")
+model = RecurrentForCausalLM.from_pretrained(sys.argv[1]).train()
+batch = torch.load(sys.argv[1] + "/batch.pt")
+rows = slice(4 * dist.get_rank(), 4 * dist.get_rank() + 4)
+parallel = torch.nn.parallel.DistributedDataParallel(model)
+loss = parallel(input_ids=batch["input_ids"][rows], labels=batch["labels"][rows], num_items_in_batch=batch["count"]).loss
+(loss * dist.get_world_size()).backward()  # DistributedDataParallel averages over processes
+if dist.get_rank() == 0:
+    torch.save({name: parameter.grad for name, parameter in model.named_parameters()}, sys.argv[1] + "/gradients.pt")
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block_style", ["residual"], indirect=True)
+def test_two_processes_are_one_batch(build, tmp_path):
+    model = build().train()
+    input_ids = torch.randint(1, 23, (8, 9))
+    labels = input_ids.clone()
+    labels[0, 3:] = -100
+    model.save_pretrained(tmp_path)
+    torch.save({"input_ids": input_ids, "labels": labels, "count": (labels[:, 1:] != -100).sum()}, tmp_path / "batch.pt")
+    (tmp_path / "half_batch.py").write_text(HALF_BATCH)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tmp_path / "half_batch.py"), str(tmp_path)]
+    package = str(Path(hflab.__file__).parents[1])
+    process = subprocess.run(launch, env=os.environ | {"PYTHONPATH": package, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr[-3000:]
+    model(input_ids=input_ids, labels=labels).loss.backward()
+    halves = torch.load(tmp_path / "gradients.pt")
+    assert_all_close([halves[name] for name, _ in model.named_parameters()], gradients(model))
 
 
 def test_nothing_is_dropped_outside_training(build, tokens):

@@ -148,11 +148,14 @@ class LanguageModelMixinTests(RecurrentMixinTests, common.GenerationTesterMixin)
 
 QUICK = {("lstm", "stacked"), ("gru", "residual")}
 
-for cell_type in CELLS:
-    for block_style in BLOCKS:
-        name = f"Test{cell_type.capitalize()}{block_style.capitalize()}"
-        tests = type(name, (LanguageModelMixinTests, unittest.TestCase), {"model_config": {"cell_type": cell_type, "block_style": block_style}})
-        globals()[name] = tests if (cell_type, block_style) in QUICK else pytest.mark.slow(tests)
+
+def mixin_class(cell_type, block_style):
+    name = f"Test{cell_type.capitalize()}{block_style.capitalize()}"
+    tests = type(name, (LanguageModelMixinTests, unittest.TestCase), {"model_config": {"cell_type": cell_type, "block_style": block_style}})
+    return name, tests if (cell_type, block_style) in QUICK else pytest.mark.slow(tests)
+
+
+globals().update(mixin_class(cell_type, block_style) for cell_type in CELLS for block_style in BLOCKS)
 
 
 class TestTiedNarrow(LanguageModelMixinTests, unittest.TestCase):

@@ -101,9 +101,10 @@ class RecurrentCacheLayer(CacheLayerMixin):
             self.keys, self.values = self.keys.detach(), self.values.detach()
 
     def reset(self) -> None:
-        """Back to the zero state before any token."""
-        if self.is_initialized:
-            self._store(torch.zeros_like(self.keys), torch.zeros_like(self.values), torch.zeros_like(self.cumulative_length))
+        """Back to no state, as before any token; the next call may bring any number of rows."""
+        self.keys = self.values = None  # type: ignore[assignment]  # as transformers has it before the first token
+        self.is_initialized = False
+        self.cumulative_length = torch.zeros_like(self.cumulative_length)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Make row i the former row `beam_idx[i]`; `beam_idx` is (B,). Beam search calls this."""
@@ -149,6 +150,11 @@ class StaticRecurrentCacheLayer(RecurrentCacheLayer, StaticLayer):
         if not torch.compiler.is_compiling():
             for tensor in (self.keys, self.values, self.cumulative_length):
                 torch._dynamo.mark_static_address(tensor)
+
+    def reset(self) -> None:
+        """Back to the zero state before any token, at the same addresses."""
+        if self.is_initialized:
+            self._store(torch.zeros_like(self.keys), torch.zeros_like(self.values), torch.zeros_like(self.cumulative_length))
 
     def _store(self, hidden: Tensor, cell: Tensor, length: Tensor) -> None:
         same_place = hidden.shape == self.keys.shape and not torch.is_grad_enabled()

@@ -16,6 +16,7 @@ from .cells_recurrent import CELLS
 
 BLOCK_STYLES = ("stacked", "residual")
 RECURRENT_INITIALIZERS = ("orthogonal", "uniform", "normal")
+ACTIVATIONS = tuple(name for name in ACT2FN if name not in ("prelu", "xielu"))  # those two have weights of their own
 
 # Every Auto class that can open a saved folder, with the file and class that a process without hflab loads for it.
 AUTO_MAP = {
@@ -43,7 +44,7 @@ class RecurrentConfig(PreTrainedConfig):
         block_style: "stacked" is the architecture of `torch.nn.LSTM`, `GRU` and `RNN`: each layer reads the outputs of the one below. "residual"
             is pre-norm: x + recurrence(norm(x)), then x + feed_forward(norm(x)), and a norm after the last block.
         intermediate_size: Width of the feed-forward of residual blocks; None makes it twice `hidden_size`. Stacked blocks have none.
-        hidden_act: Activation of that feed-forward, a name that `transformers.activations` knows.
+        hidden_act: Activation of that feed-forward, one of `ACTIVATIONS`.
         embedding_dropout: Probability, in [0, 1), of dropping a token type from the embedding for a whole batch (section 4.3). It needs
             `input_ids`: embeddings handed in ready-made belong to no token type.
         input_dropout: Probability, in [0, 1), of dropping a feature at the input of each recurrence and feed-forward, the same feature at
@@ -122,7 +123,7 @@ class RecurrentConfig(PreTrainedConfig):
         _check_choice("cell_type", self.cell_type, CELLS)
         _check_choice("block_style", self.block_style, BLOCK_STYLES)
         _check_choice("recurrent_initializer", self.recurrent_initializer, RECURRENT_INITIALIZERS)
-        _check_choice("hidden_act", self.hidden_act, ACT2FN)
+        _check_choice("hidden_act", self.hidden_act, ACTIVATIONS)
         for name in _POSITIVE_INTEGERS:
             value = getattr(self, name)
             if value is not None and value < 1:

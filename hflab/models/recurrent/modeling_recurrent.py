@@ -26,8 +26,9 @@ from .cache_recurrent import recurrent_layers
 from .cells_recurrent import LstmCell, RecurrentCell, RecurrentState
 from .configuration_recurrent import RecurrentConfig
 
-# What transformers passes to any model's forward beyond its named arguments. Every other name is a mistake that must not vanish.
-_PASSED_BY_TRANSFORMERS = ("num_items_in_batch", "output_hidden_states", "output_attentions")
+# What transformers passes to any model's forward beyond its named arguments, and what tokenizers of BERT's kind hand out unasked. Every other
+# name is a mistake that must not vanish.
+_PASSED_BY_TRANSFORMERS = ("num_items_in_batch", "output_hidden_states", "output_attentions", "token_type_ids")
 _ARGUMENTS = ("input_ids", "attention_mask", "past_key_values", "inputs_embeds", "use_cache", "labels", "shift_labels", "state_resets")
 
 
@@ -94,7 +95,6 @@ class RecurrentModel(RecurrentPreTrainedModel):
         self.embedding_projection = nn.Linear(E, H) if residual and E != H else nn.Identity()
         self.layers = nn.ModuleList(BLOCKS[config.block_style](config, layer_idx) for layer_idx in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(H, eps=config.layer_norm_eps) if residual else nn.Identity()
-        self.gradient_checkpointing = False
         self.post_init()
 
     @capture_outputs
@@ -118,7 +118,7 @@ class RecurrentModel(RecurrentPreTrainedModel):
             inputs_embeds: Embeddings (B, T, E) instead of tokens. They get no embedding dropout, which drops token types.
             use_cache: Whether to return the state as `past_key_values`. By default the config's `use_cache` when the model reads one way and is
                 not training; a state that was handed in is always updated and returned.
-            state_resets: (B, T), True where a new text begins: the state is set to zero before that token is read.
+            state_resets: (B, T), True at real tokens where a new text begins: the state is set to zero before that token is read.
             **kwargs: `output_hidden_states`, `return_dict` and the like, as transformers passes them; any other name is refused.
 
         Returns:
@@ -253,18 +253,13 @@ class RecurrentForCausalLM(RecurrentPreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states)
 
     @staticmethod
-    def create_masks_for_generate(
-        config: RecurrentConfig, inputs_embeds: Tensor, attention_mask: Tensor | None, is_first_iteration: bool | None = False, **kwargs: Any
-    ) -> Tensor | None:
+    def create_masks_for_generate(config: RecurrentConfig, inputs_embeds: Tensor, attention_mask: Tensor | None, **kwargs: Any) -> Tensor | None:
         """The mask of one step of `generate`, which calls this hook instead of making an attention mask that grows from step to step.
 
-        `inputs_embeds` is (B, T, 0) and only says how many tokens are read; `attention_mask` is (B, past + T). A token just generated is never
-        padding, so a decoding step needs no mask and compiles once.
+        `inputs_embeds` is (B, T, 0) and only says how many tokens are read; `attention_mask` is (B, past + T). None where all tokens are real, as
+        generated ones are: so decoding compiles once.
         """
-        T = inputs_embeds.shape[1]
-        if attention_mask is None or (T == 1 and not is_first_iteration):
-            return None
-        return attention_mask[:, -T:]
+        return _columns_of_call(attention_mask, inputs_embeds)
 
     def _get_static_cache_init_shape(self) -> None:
         """None: the layers of the cache allocate their states at the first token; transformers would look for attention heads."""
@@ -289,7 +284,9 @@ def _columns_of_call(attention_mask: Tensor | None, embeds: Tensor) -> Tensor | 
 
 
 def _refuse_unknown(kwargs: dict[str, Any]) -> None:
-    """Raise a TypeError for a keyword argument that means nothing here."""
+    """Raise a TypeError for a keyword argument that means nothing here, a ValueError for outputs that do not exist."""
+    if kwargs.get("output_attentions"):
+        raise ValueError("output_attentions is True, but a recurrent model has no attentions; ask for output_hidden_states instead.")
     for name in kwargs:
         if name in _PASSED_BY_TRANSFORMERS:
             continue

@@ -109,9 +109,9 @@ def pack_pieces(mask: Tensor, resets: Tensor | None) -> Packing | None:
     tokens = mask.flatten().nonzero().squeeze(1)
     if len(tokens) == 0:
         return None
-    starts = mask & (mask.cumsum(1) == 1)
+    starts = mask.cumsum(1) == 1
     if resets is not None:
-        starts = starts | (mask & resets)
+        starts = starts | resets
     starts = starts.flatten()[tokens]
     piece, first = starts.cumsum(0) - 1, starts.nonzero().squeeze(1)
     lengths = torch.bincount(piece)

@@ -34,8 +34,10 @@ IMPLEMENTATIONS = ("auto", "reference", "autograd", "fused")
 
 # Gate pre-activations at the padding of a fused LSTM: large enough that sigmoid gives exactly 0 or 1 in every type, and finite in float16.
 _SATURATED = 30000.0
-# Below this share of real tokens in the rectangle of pieces, packed tokens beat oneDNN's LSTM, which computes the padding too.
-_FUSED_FILL = 0.75
+# Share of real tokens in the rectangle of pieces below which our kernel beats oneDNN's LSTM, which computes the padding too. The overhead of our
+# loop weighs less the larger the matrix product of a time step is: at least this many multiply-adds per gate make it large.
+_FUSED_FILL_SMALL, _FUSED_FILL_LARGE = 0.5, 0.75
+_LARGE_STEP = 2**20
 
 
 def run_sequence(
@@ -197,9 +199,9 @@ def _run_fused(call: _Call, begin: RecurrentState, packing: Packing, need_cell: 
 def _padding_gates(weight: Tensor, hidden_size: int) -> Tensor:
     """An LSTM's input weight (4 * H, 1) for a feature that is 1 at padding.
 
-    It shuts the input and output gates and opens the forget gate, so that padding at the end of a row hands on the cell state and gets no gradient.
+    It shuts the input gate and opens the forget gate, so that padding at the end of a row hands on the cell state and gets no gradient.
     """
-    return weight.new_tensor([-_SATURATED, _SATURATED, 0.0, -_SATURATED]).repeat_interleave(hidden_size)[:, None]
+    return weight.new_tensor([-_SATURATED, _SATURATED, 0.0, 0.0]).repeat_interleave(hidden_size)[:, None]
 
 
 def _as_cudnn_wants(weights: list[Tensor]) -> list[Tensor]:
@@ -228,12 +230,18 @@ def _choose(call: _Call, packing: Packing | None) -> str:
     cell = call.cell
     if call.inputs.device.type == "cpu":
         one_dnn = type(cell) is LstmCell and call.weight.dtype is torch.float32 and torch.backends.mkldnn.is_available()
-        fused_wins = one_dnn and packing is not None and packing.fill >= _FUSED_FILL
+        fused_wins = one_dnn and packing is not None and packing.fill >= _fill_for_fused(packing, cell)
     else:
         fused_wins = call.inputs.is_cuda
     if fused_wins and _can_fuse(cell):
         return "fused"
     return "autograd" if type(cell) in KERNELS else "reference"
+
+
+def _fill_for_fused(packing: Packing, cell: RecurrentCell) -> float:
+    """The share of real tokens from which oneDNN's LSTM is the faster one."""
+    step = packing.batch_sizes[0] * cell.hidden_size**2
+    return _FUSED_FILL_LARGE if step >= _LARGE_STEP else _FUSED_FILL_SMALL
 
 
 def _pack(call: _Call) -> Packing | None:
