@@ -1,6 +1,6 @@
 """Learning beside nanoGPT's CPU recipe, in one sitting: same text, same split, equal wall time and a tenth of it.
 
-python scripts/reproduce_nanogpt.py --nanogpt PATH_TO_A_CLONE_OF_karpathy/nanoGPT --recipes QUICKSTART char_lstm_shakespeare
+python scripts/reproduce_nanogpt.py --nanogpt PATH_TO_A_CLONE_OF_karpathy/nanoGPT --recipes char_lstm_shakespeare
 
 nanoGPT trains 2,000 iterations as its README says for a CPU; its time is the sum of its own iteration times, without its evaluations. Then
 each recipe trains for a tenth of that time and for all of it, evaluations not counted either. All losses are in nats per character on the
