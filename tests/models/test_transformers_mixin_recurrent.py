@@ -46,6 +46,8 @@ EXPLAINED_SKIPS = {
     r"_keep_in_fp32_modules": "no module has to stay in float32",
     r"TP plan": "a recurrence is not split over devices; large models shard by FSDP",
     r"No conversion found": "no older checkpoint format exists to convert from",
+    r"[Ss]tateful|[Aa]ssist|[Ss]peculat": "a state cannot take tokens back; test_generation_recurrent.py sees it refused",
+    r"support padding": "the mixin takes models without attention for unable to pad; test_generation_recurrent.py pads",
     r"features": "no image, audio or video goes in",
     r"requires (an? )?(multiple )?accelerators?|requires CUDA|requires GPU": "needs a GPU; test_training_recurrent.py offloads on the CPU",
     r"requires (Flash Attention|Flex|flex|MPS|bitsandbytes)": "needs another device or a package for attention",
@@ -143,7 +145,33 @@ class RecurrentMixinTests(common.ModelTesterMixin):
 
 
 class LanguageModelMixinTests(RecurrentMixinTests, common.GenerationTesterMixin):
+    """The tests of the generation mixin that look for keys of attention heads in the cache look for states (B, H) here."""
+
     all_model_classes = (RecurrentModel, RecurrentForCausalLM)
+
+    def _check_past_key_values_for_generate(self, batch_size, past_key_values, seq_length, config):
+        assert past_key_values.get_seq_length() == seq_length
+        for layer in past_key_values.layers:
+            assert layer.keys.shape == (batch_size, config.hidden_size)
+            assert layer.values.shape == (batch_size, config.hidden_size if config.cell_type == "lstm" else 0)
+
+    def test_past_key_values_format(self):
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        outputs = RecurrentForCausalLM(config).to(common.torch_device)(**inputs, use_cache=True)
+        self._check_past_key_values_for_generate(self.model_tester.batch_size, outputs.past_key_values, self.model_tester.seq_length, config)
+
+    def test_generate_with_static_cache(self, as_embeds=False):
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        model = RecurrentForCausalLM(config).to(common.torch_device).eval()
+        if as_embeds:
+            inputs["inputs_embeds"] = model.get_input_embeddings()(inputs["input_ids"])
+        options = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "return_dict_in_generate": True}
+        static = model.generate(**inputs, cache_implementation="static", **options)
+        assert torch.equal(static.sequences, model.generate(**inputs, **options).sequences)
+        self._check_past_key_values_for_generate(self.model_tester.batch_size, static.past_key_values, self.model_tester.seq_length + 4, config)
+
+    def test_generate_from_inputs_embeds_with_static_cache(self):
+        self.test_generate_with_static_cache(as_embeds=True)
 
 
 QUICK = {("lstm", "stacked"), ("gru", "residual")}
