@@ -190,7 +190,8 @@ def _optimizer_step(session: Session) -> bool:
     learning_rate = learning_rate_at(training, progress.step, session.budget_used())
     for group in session.optimizer.param_groups:
         group["lr"] = learning_rate
-    session.model.train()
+    if not session.model.training:  # an evaluation came between; setting the mode of every module takes time
+        session.model.train()
 
     for micro_step in range(progress.micro_step, passes):
         batch = session.batches.batch(progress.step, session.lanes(micro_step))
