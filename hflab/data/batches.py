@@ -156,9 +156,7 @@ class ShuffledWindows:
         UserError: N is less than B * T.
     """
 
-    def __init__(
-        self, tokens: np.ndarray, *, batch_size: int, sequence_length: int, eos_token_id: int, reset_at_documents: bool, seed: int
-    ) -> None:
+    def __init__(self, tokens: np.ndarray, *, batch_size: int, sequence_length: int, eos_token_id: int, reset_at_documents: bool, seed: int) -> None:
         _check_enough(len(tokens), batch_size, sequence_length)
         self.batch_size = batch_size
         self.sequence_length = sequence_length

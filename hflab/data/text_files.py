@@ -129,7 +129,7 @@ def _read_jsonl(path: Path, text_column: str) -> Iterator[Document]:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{where} is not JSON ({error}); a .jsonl file has one JSON object per line. Mend or remove the line.") from None
         if not isinstance(row, dict):
-            raise UserError(f"{where} holds a {type(row).__name__}; a .jsonl file has one JSON object per line, such as {{\"text\": \"...\"}}.")
+            raise UserError(f'{where} holds a {type(row).__name__}; a .jsonl file has one JSON object per line, such as {{"text": "..."}}.')
         if text_column not in row:
             check_column(text_column, list(row), where)
         yield (check_text(row[text_column], where, text_column),)
