@@ -127,6 +127,7 @@ class TokenRows:
         if isinstance(tokens, np.memmap) and isinstance(tokens.base, mmap.mmap) and tokens.offset == 0 and os.name == "posix":
             assert tokens.filename is not None
             self._descriptor = os.open(tokens.filename, os.O_RDONLY)
+            self._num_bytes = tokens.nbytes
             weakref.finalize(self, os.close, self._descriptor)
 
     def read(self, starts: np.ndarray, length: int) -> np.ndarray:
@@ -141,6 +142,8 @@ class TokenRows:
     def _read_bytes(self, offset: int, size: int) -> bytes:
         """`size` bytes of the file from `offset` on, which may lie before its beginning; zeros stand for what is outside."""
         assert self._descriptor is not None
+        if offset >= 0 and offset + size <= self._num_bytes:
+            return os.pread(self._descriptor, size, offset)
         before = max(-offset, 0)
         return (bytes(before) + os.pread(self._descriptor, size - before, offset + before)).ljust(size, b"\0")
 

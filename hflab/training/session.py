@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import DistributedType, broadcast_object_list, set_seed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
@@ -22,6 +22,8 @@ from .reporting import Reporter
 from .tasks import TASKS, Batches, Task
 
 TRACKERS = ("trackio", "tensorboard")
+# Where nothing scales or shards, Accelerate's optimizer only passes a step on, after it has searched twice for a package; so it is left out.
+STEPS_AS_TORCH = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
 @dataclass
@@ -33,7 +35,7 @@ class Session:
     accelerator: Accelerator
     task: Task
     model: nn.Module  # as Accelerate prepared it
-    optimizer: Any  # Accelerate's wrapper of the torch optimizer
+    optimizer: Any  # torch's, or Accelerate's wrapper where that adds something to a step
     averaged: AveragedModel | None
     batches: Batches
     reporter: Reporter
@@ -132,6 +134,8 @@ def open_session(recipe: Recipe, run: RunFolder, accelerator: Accelerator, task:
     batches = task.batches()
     averaged = build_averaged_model(model, recipe.training)
     prepared, optimizer = accelerator.prepare(model, build_optimizer(model, recipe.training))
+    if accelerator.scaler is None and accelerator.distributed_type in STEPS_AS_TORCH:
+        optimizer = optimizer.optimizer
     if averaged is not None:
         averaged.to(accelerator.device)
         accelerator.register_for_checkpointing(averaged)

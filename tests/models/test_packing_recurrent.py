@@ -59,7 +59,7 @@ def test_pieces_follow_the_rows_and_end_where_the_next_begins(mask, resets):
     lengths = [len(piece) for piece in pieces]
     assert lengths == sorted(lengths, reverse=True)
     flat = packing.pack(places).squeeze(1)
-    assert flat[packing.last].tolist() == [piece[-1] for piece in pieces]
+    assert packing.last_of(flat[:, None])[:, 0].tolist() == [piece[-1] for piece in pieces]
     assert packing.fill == mask.sum() / (len(pieces) * max(lengths))
 
 
@@ -70,7 +70,7 @@ def test_states_come_from_the_row_unless_it_was_reset_and_return_to_it(mask, res
     begun = packing.begin(before)[:, 0]
     for value, place in zip(begun.tolist(), first_tokens.tolist(), strict=True):
         assert value == (0 if resets.flatten()[place] else place // T + 1)
-    seen = packing.pack(torch.arange(B * T).view(B, T, 1))[packing.last]
+    seen = packing.last_of(packing.pack(torch.arange(B * T).view(B, T, 1)))
     finished = packing.finish(seen, torch.full((B, 1), -1))[:, 0]
     last_real = [max((row * T + t for t in range(T) if mask[row, t]), default=-1) for row in range(B)]
     assert finished.tolist() == last_real

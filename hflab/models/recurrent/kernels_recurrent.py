@@ -5,6 +5,9 @@ place; every step works on contiguous rows; the derivative of each gate is compu
 so that a step of that loop is one matrix product and a few multiplications, and the recurrent weight's gradient is one matrix product at
 the end. Kept for the backward pass: gates, states, nothing else.
 
+In float32 and float64 tanh(x) is computed as 2 * sigmoid(2 * x) - 1, within two units of the last place of 1: torch's sigmoid takes a third of the
+time of its tanh on CPU, and one call serves all gates of a step. The doubling is done beforehand, in the input product and in the weight.
+
 Knows nothing about masks, resets and the projection of the input; the order of packed tokens is told in `packing_recurrent.py`.
 
 N: tokens, S: pieces, H: hidden size, G: gates of the cell.
@@ -24,6 +27,43 @@ _sigmoid_backward = torch.ops.aten.sigmoid_backward
 _tanh_backward = torch.ops.aten.tanh_backward
 
 
+class _Doubling:
+    """Whether the pre-activations of a tanh come in doubled, and what follows from it; see the head of this module."""
+
+    def __init__(self, product: Tensor) -> None:
+        self.is_on = product.dtype in (torch.float32, torch.float64)  # the shorter types would lose digits
+        self.minus_one = product.new_full((), -1.0)
+
+    def prepare(self, product: Tensor, weight: Tensor, gate: slice) -> Tensor:
+        """Double the columns `gate` of `product` (N, G * H) in place; return the weight to use with it, (H, G * H)."""
+        if not self.is_on:
+            return weight.t()
+        product[:, gate].mul_(2)
+        weight = weight.clone()
+        weight[gate].mul_(2)
+        return weight.t()
+
+    def tanh_(self, values: Tensor) -> Tensor:
+        """The tanh of prepared `values`, in place."""
+        if not self.is_on:
+            return values.tanh_()
+        return torch.add(self.minus_one, values.sigmoid_(), alpha=2, out=values)
+
+    def activate_(self, gates: Tensor, candidate: Tensor) -> None:
+        """In place the tanh of prepared `candidate`, which is a part of `gates`, and the sigmoid of their other parts."""
+        if self.is_on:
+            gates.sigmoid_()
+            torch.add(self.minus_one, candidate, alpha=2, out=candidate)
+        else:
+            squashed = candidate.tanh()
+            gates.sigmoid_()
+            candidate.copy_(squashed)
+
+    def tanh(self, values: Tensor) -> Tensor:
+        """The tanh of values that were not prepared."""
+        return self.tanh_(values + values) if self.is_on else values.tanh()
+
+
 class RnnFunction(torch.autograd.Function):
     """h_t = tanh(product_t + W h_{t-1}); see `ElmanCell`."""
 
@@ -32,10 +72,11 @@ class RnnFunction(torch.autograd.Function):
         """Turn `product` (N, H) into the hidden states (N, H) in place; `initial` is (S, H)."""
         sizes = packing.batch_sizes
         hidden = product.detach()
+        doubling = _Doubling(hidden)
+        transposed = doubling.prepare(hidden, weight, slice(None))
         steps = hidden.split(sizes)
-        transposed = weight.t()
         for step, before in zip(steps, (initial, *_continued(steps, sizes)), strict=False):
-            step.addmm_(before, transposed).tanh_()
+            doubling.tanh_(step.addmm_(before, transposed))
         ctx.save_for_backward(hidden, weight, initial)
         ctx.packing = packing
         return hidden
@@ -62,15 +103,16 @@ class NvsiFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, product: Tensor, weight: Tensor, initial: Tensor, packing: Packing) -> Tensor:
         """Turn `product` (N, 2 * H) into the gates in place and return the hidden states (N, H); `initial` is (S, H)."""
-        sizes = packing.batch_sizes
+        sizes, H = packing.batch_sizes, initial.shape[1]
         gates = product.detach()
-        hidden = gates.new_empty(len(gates), initial.shape[1])
-        transposed = weight.t()
+        hidden = gates.new_empty(len(gates), H)
+        doubling = _Doubling(gates)
+        transposed = doubling.prepare(gates, weight, slice(H, 2 * H))
         both_steps, gate_steps, candidate_steps, steps = (x.split(sizes) for x in (gates, *gates.chunk(2, dim=1), hidden))
         befores = (initial, *_continued(steps, sizes))
         for both, gate, candidate, step, before in zip(both_steps, gate_steps, candidate_steps, steps, befores, strict=False):
-            both.addmm_(before, transposed)
-            torch.mul(gate.sigmoid_(), candidate.tanh_(), out=step)
+            doubling.activate_(both.addmm_(before, transposed), candidate)
+            torch.mul(gate, candidate, out=step)
         ctx.save_for_backward(gates, hidden, weight, initial)
         ctx.packing = packing
         return hidden
@@ -107,11 +149,12 @@ class GruFunction(torch.autograd.Function):
         """
         sizes, H = packing.batch_sizes, initial.shape[1]
         gates = product.detach()
+        doubling = _Doubling(gates)
+        transposed = doubling.prepare(gates, weight, slice(2 * H, 3 * H))
         candidates = gates[:, 2 * H :].clone(memory_format=torch.contiguous_format)
         # The candidate's block gives its place to its hidden product, so that one matrix product serves all three gates.
-        gates[:, 2 * H :] = bias
+        gates[:, 2 * H :] = bias + bias if doubling.is_on else bias
         hidden = torch.empty_like(candidates)
-        transposed = weight.t()
         steps = hidden.split(sizes)
         views = (x.split(sizes) for x in (gates, gates[:, : 2 * H], *gates.chunk(3, dim=1), candidates))
         for step, before, all_gates, reset_update, reset, update, recurrent, candidate in zip(
@@ -119,8 +162,10 @@ class GruFunction(torch.autograd.Function):
         ):
             all_gates.addmm_(before, transposed)
             reset_update.sigmoid_()
-            candidate.addcmul_(reset, recurrent).tanh_()
+            doubling.tanh_(candidate.addcmul_(reset, recurrent))
             torch.lerp(candidate, before, update, out=step)
+        if doubling.is_on:
+            gates[:, 2 * H :].div_(2)
         ctx.save_for_backward(gates, candidates, hidden, weight, initial)
         ctx.packing = packing
         return hidden
@@ -162,20 +207,18 @@ class LstmFunction(torch.autograd.Function):
         sizes, H = packing.batch_sizes, initial.shape[1]
         gates = product.detach()
         hidden, cells = gates.new_empty(len(gates), H), gates.new_empty(len(gates), H)
-        transposed = weight.t()
+        doubling = _Doubling(gates)
+        transposed = doubling.prepare(gates, weight, slice(2 * H, 3 * H))
         steps, cell_steps = hidden.split(sizes), cells.split(sizes)
         befores = zip((initial, *_continued(steps, sizes)), (initial_cell, *_continued(cell_steps, sizes)), strict=True)
-        views = (x.split(sizes) for x in (gates, gates[:, : 2 * H], *gates.chunk(4, dim=1)))
-        for (before, cell_before), step, cell, all_gates, input_forget, write, keep, candidate, read in zip(
-            befores, steps, cell_steps, *views, strict=False
-        ):
-            all_gates.addmm_(before, transposed)
-            input_forget.sigmoid_()
-            torch.mul(keep, cell_before, out=cell).addcmul_(write, candidate.tanh_())
-            torch.mul(read.sigmoid_(), cell.tanh(), out=step)
+        views = (x.split(sizes) for x in (gates, *gates.chunk(4, dim=1)))
+        for (before, cell_before), step, cell, all_gates, write, keep, candidate, read in zip(befores, steps, cell_steps, *views, strict=False):
+            doubling.activate_(all_gates.addmm_(before, transposed), candidate)
+            torch.mul(keep, cell_before, out=cell).addcmul_(write, candidate)
+            torch.mul(read, doubling.tanh(cell), out=step)
         ctx.save_for_backward(gates, cells, hidden, weight, initial, initial_cell)
         ctx.packing = packing
-        return hidden, cells.index_select(0, packing.last)
+        return hidden, packing.last_of(cells)
 
     @staticmethod
     @once_differentiable
@@ -211,7 +254,7 @@ def _lstm_factors(gates: Tensor, cells: Tensor, previous_cells: Tensor) -> tuple
     write, keep, candidate, read = gates.chunk(4, dim=1)
     factors = torch.empty_like(gates)
     by_write, by_keep, by_candidate, by_read = factors.chunk(4, dim=1)
-    squashed = torch.tanh(cells)
+    squashed = _Doubling(cells).tanh(cells)
     _sigmoid_backward(candidate, write, grad_input=by_write)
     _sigmoid_backward(previous_cells, keep, grad_input=by_keep)
     _tanh_backward(write, candidate, grad_input=by_candidate)

@@ -55,6 +55,12 @@ class Packing:
             return values.view(length, B, F).transpose(0, 1)
         return values.new_zeros(B * length, F).index_copy(0, self.tokens, values).view(B, length, F)
 
+    def last_of(self, values: Tensor) -> Tensor:
+        """The values at the pieces' last tokens, (S, F), out of (N, F); never a view of them."""
+        if self.tokens is None:
+            return values[-self.batch_sizes[0] :].clone()
+        return values.index_select(0, self.last)
+
     def begin(self, states: Tensor) -> Tensor:
         """The state before the first token of each piece, (S, F), from those of the rows, (B, F)."""
         if self.tokens is None:

@@ -130,7 +130,7 @@ def _run_loop(call: _Call, implementation: str, need_cell: bool) -> tuple[Tensor
         hidden, last_cell = _run_fused(call, begin, packing, need_cell)
     else:
         hidden, last_cell = _run_autograd(call, begin, packing)
-    final_hidden = packing.finish(hidden.index_select(0, packing.last), call.state.hidden)
+    final_hidden = packing.finish(packing.last_of(hidden), call.state.hidden)
     final_cell = None if call.state.cell is None or last_cell is None else packing.finish(last_cell, call.state.cell)
     return packing.unpack(hidden, call.inputs.shape[1]), RecurrentState(final_hidden, final_cell)
 
