@@ -202,7 +202,7 @@ def timed_pairs(ours: Callable[[], None], theirs: Callable[[], None], repeats: i
     return seconds[1:]
 
 
-def timed(run: Callable[[], None], device: str) -> float:
+def timed(run: Callable[[], object], device: str) -> float:
     """Seconds of one run, the device's work included."""
     started = time.perf_counter()
     run()
@@ -239,14 +239,31 @@ def describe_machine(device: str) -> str:
 
 
 def profile(name: str, shape: str, arguments: argparse.Namespace) -> None:
-    """Print the operators that take most of one forward and backward pass of ours."""
+    """Print what bounds a time step, and the operators that take most of one forward and backward pass of ours."""
     batch = Batch(shape, arguments.device, getattr(torch, arguments.dtype))
     run = our_run(CELLS[name](batch.D, batch.D).to(batch.inputs), batch, arguments.implementation, None)
     run()
     with torch.profiler.profile() as profiler:
         run()
+    print(f"{name} {shape}\n{step_speeds(name, batch)}")
     sort_by = "self_cuda_time_total" if arguments.device == "cuda" else "self_cpu_time_total"
-    print(f"{name} {shape}\n{profiler.key_averages().table(sort_by=sort_by, row_limit=15)}")
+    print(profiler.key_averages().table(sort_by=sort_by, row_limit=15))
+
+
+def step_speeds(name: str, batch: Batch) -> str:
+    """What the pieces of one forward time step reach by themselves: the bound of any loop over time."""
+    gates = CELLS[name].num_gates * batch.D
+    hidden, weight = batch.inputs.detach()[:, 0], batch.inputs.new_ones(batch.D, gates)
+    products = batch.inputs.new_zeros(batch.B, gates)
+    product = repeated(lambda: products.addmm_(hidden, weight, beta=0), batch.inputs.device.type)
+    activation = repeated(products.sigmoid_, batch.inputs.device.type)
+    speed = 2 * batch.B * batch.D * gates / product / 1e9
+    return f"one step: matrix product {product * 1e6:.1f} us ({speed:.0f} GFLOP/s), sigmoid of its result {activation * 1e6:.1f} us"
+
+
+def repeated(run: Callable[[], Tensor], device: str, repeats: int = 200) -> float:
+    """Median seconds of one run."""
+    return statistics.median(timed(run, device) for _ in range(repeats))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Learning beside nanoGPT's CPU recipe, in one sitting: same text, same split, equal wall time and a tenth of it.
 
-python scripts/reproduce_nanogpt.py --nanogpt PATH_TO_A_CLONE_OF_karpathy/nanoGPT --recipes char_lstm_shakespeare
+python scripts/reproduce_nanogpt.py --nanogpt PATH_TO_A_CLONE_OF_karpathy/nanoGPT --recipes bpe_lstm_shakespeare char_lstm_shakespeare
 
 nanoGPT trains 2,000 iterations as its README says for a CPU; its time is the sum of its own iteration times, without its evaluations. Then
 each recipe trains for a tenth of that time and for all of it, evaluations not counted either. All losses are in nats per character on the
@@ -68,7 +68,7 @@ def main() -> None:
     """Train all and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nanogpt", type=Path, required=True, help="a clone of karpathy/nanoGPT")
-    parser.add_argument("--recipes", nargs="+", default=["char_lstm_shakespeare"])
+    parser.add_argument("--recipes", nargs="+", default=["bpe_lstm_shakespeare", "char_lstm_shakespeare"])
     options = parser.parse_args()
     loss, seconds = train_nanogpt(options.nanogpt)
     rows = [f"| nanoGPT's CPU recipe, 2,000 iterations | {seconds:.1f} | {loss:.3f} | {2000 * 12 * 64 / seconds:,.0f} |"]

@@ -1,6 +1,6 @@
 """The model card of a run: README.md of its model folder, made from the run's files and nothing else.
 
-    path = write_card(Path("runs/char_lstm_shakespeare"))
+    path = write_card(Path("runs/bpe_lstm_shakespeare"))
 
 Every figure comes from run.json or metrics.jsonl and every setting from recipe.yaml, so a card can be written again at any time, on another
 machine. What a run does not know is left out. Sentences about the run are made in `card_sentences.py`, their order is `card_template.md`.

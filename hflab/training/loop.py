@@ -1,7 +1,7 @@
 """The training loop: the only one. Forward, backward, clip and step stand in `_optimizer_step`, in this order.
 
     run = train(load_recipe("char_lstm_shakespeare"), name="char_lstm_shakespeare")
-    run = resume(Path("runs/char_lstm_shakespeare"))
+    run = resume(Path("runs/bpe_lstm_shakespeare"))
 
 It knows nothing about text or models (tasks.py does), about cards or about the command line. Under `accelerate launch` every process runs
 this code; the first one alone writes the run folder.
