@@ -1,15 +1,36 @@
-"""Tiny seeded recurrent models for every cell and block style, and the markers of transformers' own tests."""
+"""Tiny seeded models of every family, and what transformers' own tests need: their package and their markers."""
 
+import atexit
 import os
 import re
+import shutil
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
+from hflab.models import mini_transformer
+from hflab.models.mini_transformer import MiniTransformerConfig
 from hflab.models.recurrent import BLOCKS, CELLS, HEADS, RecurrentConfig
 
 VOCAB_SIZE = 23
+# What the mini-Transformer can be: every position embedding, norm position and kind of feed-forward, by the models that are made so.
+ARCHITECTURES = {
+    "vaswani": {},
+    "bert": {"hidden_act": "gelu", "position_embedding_type": "learned", "embedding_norm": True, "scale_embedding": False, "type_vocab_size": 2},
+    "gpt2": {"hidden_act": "gelu_new", "position_embedding_type": "learned", "norm_position": "pre", "scale_embedding": False},
+    "llama": {
+        "hidden_act": "swiglu",
+        "position_embedding_type": "rotary",
+        "norm_position": "pre",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": False,
+    },
+    "nope": {"hidden_act": "geglu", "position_embedding_type": "none", "norm_position": "pre"},
+}
 
 
 @pytest.fixture(params=list(CELLS))
@@ -34,17 +55,62 @@ def build(cell_type, block_style):
     return build_model
 
 
+@pytest.fixture(params=list(ARCHITECTURES))
+def architecture(request):
+    return request.param
+
+
+@pytest.fixture
+def build_transformer(architecture):
+    """Builds a two-layer mini-Transformer of the architecture at hand, in evaluation mode; keyword arguments are config fields."""
+
+    def build_model(head="ForCausalLM", **fields):
+        torch.manual_seed(0)
+        sizes = {"vocab_size": VOCAB_SIZE, "hidden_size": 16, "num_hidden_layers": 2, "max_position_embeddings": 40}
+        special = {"pad_token_id": 0, "bos_token_id": 2}
+        if head == "ForConditionalGeneration" and "type_vocab_size" in ARCHITECTURES[architecture]:
+            special["type_vocab_size"] = 0
+        fields = sizes | ARCHITECTURES[architecture] | special | fields
+        return mini_transformer.HEADS[head](MiniTransformerConfig(**fields)).eval()
+
+    return build_model
+
+
 @pytest.fixture
 def tokens():
     """Three rows of nine tokens (B, T), none of them padding."""
     return torch.randint(1, VOCAB_SIZE, (3, 9), generator=torch.Generator().manual_seed(1))
 
 
+STAND_INS = {
+    "exporters/test_export.py": "class ExportTesterMixin:\n    pass\n",
+    "generation/test_utils.py": "class GenerationTesterMixin:\n    pass\n",
+}
+
+
+def link_transformers_tests(folder):
+    """Make `transformers_own_tests` importable: a package of links into `folder`, with stand-ins for what is not there."""
+    root = Path(tempfile.mkdtemp(prefix="hflab-transformers-tests-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    package = root / "transformers_own_tests"
+    package.mkdir()
+    for entry in folder.iterdir():
+        (package / entry.name).symlink_to(entry.resolve())
+    (package / "__init__.py").touch()
+    for name, code in STAND_INS.items():
+        if not (package / name).exists():
+            (package / name).parent.mkdir()
+            (package / name).with_name("__init__.py").touch()
+            (package / name).write_text(code)
+    sys.path.insert(0, str(root))
+
+
 def pytest_configure(config):
-    """Register the markers of transformers' own tests (test_transformers_mixin_recurrent.py), which --strict-markers wants to know."""
+    """Link transformers' own tests (test_transformers_mixin_….py) and register their markers, which --strict-markers wants to know."""
     folder = os.environ.get("HFLAB_TRANSFORMERS_TESTS")
     if folder is None:
         return
+    link_transformers_tests(Path(folder))
     import transformers.testing_utils
 
     sources = [Path(transformers.testing_utils.__file__), *Path(folder).glob("test_*.py"), *Path(folder).glob("*/test_*.py")]

@@ -7,8 +7,8 @@ import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
 from transformers.activations import ACT2FN
 
-from hflab.models.recurrent import AUTO_MAP, BLOCKS, CELLS, HEADS, RecurrentConfig
-from hflab.models.recurrent.configuration_recurrent import ACTIVATIONS, BLOCK_STYLES
+from hflab.models.recurrent import ATTENTIONS, AUTO_MAP, BLOCKS, CELLS, HEADS, POOLING, RecurrentConfig
+from hflab.models.recurrent.configuration_recurrent import ACTIVATIONS, ATTENTION_TYPES, BLOCK_STYLES, POOLINGS
 
 
 def test_survives_a_round_trip_with_unknown_keys(tmp_path, cell_type, block_style):
@@ -43,14 +43,27 @@ def test_whole_numbers_are_fine_where_fractions_are():
 def test_names_the_code_of_every_head_and_keeps_other_entries():
     assert {name.rsplit(".", 1)[1] for name in AUTO_MAP.values()} == {model_class.__name__ for model_class in HEADS.values()} | {"RecurrentConfig"}
     assert {name: AUTO_MAP[model_class._auto_class] for name, model_class in HEADS.items()} == {
-        name: f"modeling_recurrent.{model_class.__name__}" for name, model_class in HEADS.items()
+        name: f"{model_class.__module__.rsplit('.', 1)[1]}.{model_class.__name__}" for name, model_class in HEADS.items()
     }
     config = RecurrentConfig(auto_map={"AutoTokenizer": ["my_tokenizer.MyTokenizer", None]})
     assert config.auto_map == AUTO_MAP | {"AutoTokenizer": ["my_tokenizer.MyTokenizer", None]}
 
 
-def test_knows_every_block_style():
+def test_knows_every_choice():
     assert tuple(BLOCKS) == BLOCK_STYLES
+    assert tuple(POOLING) == POOLINGS
+    assert (*ATTENTIONS, "none") == ATTENTION_TYPES
+
+
+def test_an_encoder_decoder_has_a_config_for_each_part():
+    config = RecurrentConfig(is_encoder_decoder=True, bidirectional=True, num_hidden_layers=3, num_decoder_layers=2, tie_word_embeddings=True)
+    decoder, encoder = config.get_text_config(decoder=True), config.get_text_config(encoder=True)
+    assert (decoder.num_hidden_layers, decoder.bidirectional, decoder.is_encoder_decoder, decoder.layer_types) == (2, False, False, ["recurrent"] * 2)
+    assert (encoder.num_hidden_layers, encoder.bidirectional, encoder.is_encoder_decoder, encoder.tie_word_embeddings) == (3, True, False, False)
+    assert config.get_text_config() is config
+    assert RecurrentConfig(num_hidden_layers=3).decoder_config().num_hidden_layers == 3
+    plain = RecurrentConfig(num_decoder_layers=2)
+    assert plain.get_text_config(decoder=True) is plain
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
@@ -72,6 +85,10 @@ def test_activations_have_no_weights_that_nobody_would_initialise(name):
         ({"embedding_size": -2}, ["embedding_size is -2", "at least 1"]),
         ({"num_hidden_layers": 0}, ["num_hidden_layers is 0", "at least 1"]),
         ({"vocab_size": 0}, ["vocab_size is 0", "at least 1"]),
+        ({"num_decoder_layers": 0}, ["num_decoder_layers is 0", "at least 1"]),
+        ({"pooling": "means"}, ["last, mean, max", "Did you mean 'mean'?"]),
+        ({"attention_type": "aditive"}, ["multiplicative, additive, none", "Did you mean 'additive'?"]),
+        ({"classifier_dropout": 1}, ["classifier_dropout is 1", "[0, 1)"]),
         ({"input_dropout": 1.0}, ["input_dropout is 1.0", "[0, 1)"]),
         ({"embedding_dropout": -0.1}, ["embedding_dropout is -0.1", "[0, 1)"]),
         ({"recurrent_dropout": 2}, ["recurrent_dropout is 2", "[0, 1)"]),

@@ -86,7 +86,8 @@ def test_saves_and_loads(build, tokens, tmp_path, head):
     model = build(head)
     model.save_pretrained(tmp_path)
     loaded = HEADS[head].from_pretrained(tmp_path).eval()
-    assert torch.equal(loaded(input_ids=tokens)[0], model(input_ids=tokens)[0])
+    inputs = {"input_ids": tokens} | ({"decoder_input_ids": tokens} if model.config.is_encoder_decoder else {})
+    assert torch.equal(loaded(**inputs)[0], model(**inputs)[0])
     assert not loaded.training
 
 

@@ -7,26 +7,30 @@ The mixin is no part of the installed package. Unpack the source distribution of
     HFLAB_TRANSFORMERS_TESTS=$PWD/transformers-<version>/tests pytest tests/models/test_transformers_mixin_recurrent.py
 
 The source distribution leaves out the folders `exporters` and `generation`, whose mixins `test_modeling_common.py` imports. Empty ones take their
-place here, and `test_modeling_recurrent.py` covers the ground of the generation mixin. A full checkout brings its own, which are then used.
+place (conftest.py), and `test_modeling_recurrent.py` covers the ground of the generation mixin. A full checkout brings its own, which are then used.
 """
 
-import atexit
 import importlib
 import os
 import re
-import shutil
-import sys
-import tempfile
 import unittest
 import unittest.mock
-from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 
 import pytest
 import torch
 
 from hflab.models import register_auto_classes
-from hflab.models.recurrent import BLOCKS, CELLS, RecurrentConfig, RecurrentForCausalLM, RecurrentModel
+from hflab.models.recurrent import (
+    BLOCKS,
+    CELLS,
+    RecurrentConfig,
+    RecurrentForCausalLM,
+    RecurrentForConditionalGeneration,
+    RecurrentForSequenceClassification,
+    RecurrentForTokenClassification,
+    RecurrentModel,
+)
 
 TESTS_FOLDER = os.environ.get("HFLAB_TRANSFORMERS_TESTS")
 if TESTS_FOLDER is None:
@@ -38,11 +42,13 @@ if TESTS_FOLDER is None:
 
 # Why each skip is right: what the reason of the skip holds, and the explanation. A skip for any other reason fails.
 EXPLAINED_SKIPS = {
-    r"attentions?\b|sdpa": "no attention anywhere in the family",
+    r"attentions?\b|sdpa": "no self-attention anywhere in the family; test_seq2seq_recurrent.py tests the decoder's attention",
     r"RoPE|position embeddings": "no positions anywhere in the family",
     r"sparse experts|router_logits|grouped_mm": "no mixture of experts",
     r"composite|subconfigs": "one config without others inside",
-    r"sequence-to-sequence|decoder-only": "the class under test has no such head; RecurrentForCausalLM runs the decoder-only test",
+    r"sequence-to-sequence|decoder-only": "the class under test is of the other kind; both kinds run their own test",
+    r"no `base_model_class`": "tests of rotary positions look for the class without a head, which an encoder-decoder has not",
+    r"does not propagate hidden states": "an encoder-decoder calls them encoder_hidden_states and decoder_hidden_states",
     r"_keep_in_fp32_modules": "no module has to stay in float32",
     r"TP plan": "a recurrence is not split over devices; large models shard by FSDP",
     r"No conversion found": "no older checkpoint format exists to convert from",
@@ -61,31 +67,7 @@ def explained(reason: str) -> bool:
     return any(re.search(pattern, reason) for pattern in EXPLAINED_SKIPS)
 
 
-STAND_INS = {
-    "exporters/test_export.py": "class ExportTesterMixin:\n    pass\n",
-    "generation/test_utils.py": "class GenerationTesterMixin:\n    pass\n",
-}
-
-
-def import_modeling_tests(folder: Path) -> ModuleType:
-    """Import `test_modeling_common` from a package made of links into `folder`, with stand-ins for what is not there."""
-    root = Path(tempfile.mkdtemp(prefix="hflab-transformers-tests-"))
-    atexit.register(shutil.rmtree, root, ignore_errors=True)
-    package = root / "transformers_own_tests"
-    package.mkdir()
-    for entry in folder.iterdir():
-        (package / entry.name).symlink_to(entry.resolve())
-    (package / "__init__.py").touch()
-    for name, code in STAND_INS.items():
-        if not (package / name).exists():
-            (package / name).parent.mkdir()
-            (package / name).with_name("__init__.py").touch()
-            (package / name).write_text(code)
-    sys.path.insert(0, str(root))
-    return importlib.import_module("transformers_own_tests.test_modeling_common")
-
-
-common = import_modeling_tests(Path(TESTS_FOLDER))
+common = importlib.import_module("transformers_own_tests.test_modeling_common")  # the package that conftest.py makes
 register_auto_classes()
 
 
@@ -123,19 +105,24 @@ class RecurrentModelTester:
 class RecurrentMixinTests(common.ModelTesterMixin):
     """What the mixin has to know of this family."""
 
-    all_model_classes = (RecurrentModel,)
+    all_model_classes = (RecurrentModel, RecurrentForSequenceClassification, RecurrentForTokenClassification)
     has_attentions = False
     test_can_init_all_missing_weights_before_2023 = True  # our files carry no copyright year, which the mixin takes for old
     model_config = MappingProxyType({})
+    model_tester_class = RecurrentModelTester
+    base_model_name = "RecurrentModel"
 
     def setUp(self):
-        self.model_tester = RecurrentModelTester(self, **self.model_config)
+        self.model_tester = self.model_tester_class(self, **self.model_config)
         # the mixin decides by these tables of class names inside transformers which model gets labels
-        for names, model_class in (
-            (common.MODEL_MAPPING_NAMES, RecurrentModel),
-            (common.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, RecurrentForCausalLM),
+        for names, class_name in (
+            (common.MODEL_MAPPING_NAMES, self.base_model_name),
+            (common.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "RecurrentForCausalLM"),
+            (common.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, "RecurrentForSequenceClassification"),
+            (common.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, "RecurrentForTokenClassification"),
+            (common.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, "RecurrentForConditionalGeneration"),
         ):
-            table = unittest.mock.patch.dict(names, {"recurrent": model_class.__name__})
+            table = unittest.mock.patch.dict(names, {"recurrent": class_name})
             table.start()
             self.addCleanup(table.stop)
 
@@ -147,7 +134,8 @@ class RecurrentMixinTests(common.ModelTesterMixin):
 class LanguageModelMixinTests(RecurrentMixinTests, common.GenerationTesterMixin):
     """The tests of the generation mixin that look for keys of attention heads in the cache look for states (B, H) here."""
 
-    all_model_classes = (RecurrentModel, RecurrentForCausalLM)
+    all_model_classes = (*RecurrentMixinTests.all_model_classes, RecurrentForCausalLM)
+    all_generative_model_classes = (RecurrentForCausalLM,)
 
     def _check_past_key_values_for_generate(self, batch_size, past_key_values, seq_length, config):
         assert past_key_values.get_seq_length() == seq_length
@@ -193,9 +181,62 @@ class TestTiedNarrow(LanguageModelMixinTests, unittest.TestCase):
 
 
 class TestBidirectional(RecurrentMixinTests, unittest.TestCase):
-    """No language model reads both ways, so only the model without a head."""
+    """No language model reads both ways, so only the other heads."""
+
+    model_config = MappingProxyType({"bidirectional": True, "pooling": "max"})
+
+
+class EncoderDecoderTester(RecurrentModelTester):
+    """The same with a source and a target."""
+
+    encoder_seq_length = decoder_seq_length = 7
+
+    def get_config(self):
+        config = super().get_config()
+        config.is_encoder_decoder, config.decoder_start_token_id = True, 1
+        return config
+
+    def prepare_config_and_inputs_for_common(self):
+        config, inputs = super().prepare_config_and_inputs_for_common()
+        decoder_input_ids = torch.randint(3, 29, (self.batch_size, self.decoder_seq_length), device=common.torch_device)
+        return config, inputs | {"decoder_input_ids": decoder_input_ids, "decoder_attention_mask": torch.ones_like(decoder_input_ids)}
+
+
+class EncoderDecoderMixinTests(RecurrentMixinTests, common.GenerationTesterMixin):
+    """The mixins on the encoder-decoder, whose base model is its encoder."""
+
+    all_model_classes = (RecurrentForConditionalGeneration,)
+    base_model_name = "RecurrentEncoder"
+    is_encoder_decoder = True
+    model_tester_class = EncoderDecoderTester
+
+
+class TestEncoderDecoder(EncoderDecoderMixinTests, unittest.TestCase):
+    """Two-way encoder."""
 
     model_config = MappingProxyType({"bidirectional": True})
+
+
+class TestEncoderDecoderTied(EncoderDecoderMixinTests, unittest.TestCase):
+    """One weight for both embeddings, narrower than the hidden state, and the output layer, with residual blocks and additive attention."""
+
+    model_config = MappingProxyType(
+        {"tie_word_embeddings": True, "share_embeddings": True, "embedding_size": 8, "block_style": "residual", "attention_type": "additive"}
+    )
+
+
+class TestEncoderDecoderWithoutAttention(EncoderDecoderMixinTests, unittest.TestCase):
+    """Shared embeddings, but no tied output layer."""
+
+    model_config = MappingProxyType({"cell_type": "gru", "share_embeddings": True, "attention_type": "none"})
+
+    def test_capture_outputs_decorator(self):
+        """The mixin asks for the attentions of every class that can have any; here they are refused."""
+        config, inputs = self.model_tester.prepare_config_and_inputs_for_common()
+        model = RecurrentForConditionalGeneration(config).to(common.torch_device)
+        with pytest.raises(ValueError, match="attention_type is 'none'"):
+            model(**inputs, output_attentions=True)
+        assert len(model(**inputs, output_hidden_states=True).decoder_hidden_states) == config.num_hidden_layers + 1
 
 
 def test_skips_decided_beforehand_are_explained():

@@ -21,7 +21,10 @@ from .sequence_recurrent import reverse_by_length, run_sequence
 
 
 class BlockOutput(NamedTuple):
-    """What a block returns: its output (B, T, D) and, if asked for, its state after the last token, each (B, H) or None."""
+    """What a block returns: its output (B, T, D) and, if asked for, its state after the last token read, each (B, H) or None.
+
+    A block that reads both ways hands out both states side by side, (B, 2 * H), the forward direction's first.
+    """
 
     hidden_states: Tensor
     state_hidden: Tensor | None
@@ -41,16 +44,19 @@ class RecurrentBlock(GradientCheckpointingLayer):
     def recur(self, inputs: Tensor, state: RecurrentState | None, *, mask: Tensor | None, resets: Tensor | None, keep_state: bool) -> BlockOutput:
         """Run the recurrence over `inputs` (B, T, D), to which locked dropout is applied; the output is (B, T, H), in both directions (B, T, 2 * H).
 
-        `mask` (B, T) is True at real tokens, `resets` (B, T) where the state is set to zero before the token is read. The state handed out, if
-        `keep_state`, is that of the forward direction.
+        `mask` (B, T) is True at real tokens, `resets` (B, T) where the state is set to zero before the token is read. If `keep_state`, the
+        state after the last token read is handed out too, as in `BlockOutput`.
         """
         inputs = locked_dropout(inputs, self.input_dropout, training=self.training)
         dropout = self.recurrent_dropout if self.training else 0.0
         outputs, final = _run_cell(self.cell, inputs, state, mask=mask, resets=resets, recurrent_dropout=dropout, need_final_state=keep_state)
         if self.backward_cell is not None:
             backward_inputs = reverse_by_length(inputs, mask)
-            backward, _ = _run_cell(self.backward_cell, backward_inputs, None, mask=mask, recurrent_dropout=dropout, need_final_state=False)
+            options = {"mask": mask, "recurrent_dropout": dropout, "need_final_state": keep_state}
+            backward, backward_final = _run_cell(self.backward_cell, backward_inputs, None, **options)
             outputs = torch.cat([outputs, reverse_by_length(backward, mask)], dim=-1)
+            if keep_state:
+                final = _side_by_side(final, backward_final)
         return BlockOutput(outputs, *(final if keep_state else (None, None)))
 
 
@@ -124,6 +130,14 @@ def locked_dropout(inputs: Tensor, probability: float, *, training: bool) -> Ten
     if not training or probability == 0:
         return inputs
     return inputs * F.dropout(inputs.new_ones(inputs.shape[0], 1, inputs.shape[2]), probability)
+
+
+def _side_by_side(forward: RecurrentState, backward: RecurrentState) -> RecurrentState:
+    """The states of both directions (B, H) as one, (B, 2 * H)."""
+    hidden = torch.cat([forward.hidden, backward.hidden], dim=-1)
+    if forward.cell is None or backward.cell is None:
+        return RecurrentState(hidden)
+    return RecurrentState(hidden, torch.cat([forward.cell, backward.cell], dim=-1))
 
 
 def _as_state(hidden: Tensor | None, cell: Tensor | None) -> RecurrentState | None:

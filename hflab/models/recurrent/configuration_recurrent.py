@@ -4,9 +4,10 @@ Knows nothing about how a model is computed (`modeling_recurrent.py`) or trained
 and Socher 2017, "Regularizing and Optimizing LSTM Language Models", arXiv:1708.02182; the section is named at each field.
 """
 
+import copy
 import difflib
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -14,8 +15,15 @@ from transformers.activations import ACT2FN
 
 from .cells_recurrent import CELLS
 
+if TYPE_CHECKING:
+    # Never run. A folder is saved with the files that its config's and its model's files import, found by their text: so each folder, whatever
+    # head was saved, carries the code of every class in AUTO_MAP.
+    from .heads_recurrent import HEADS  # noqa: F401
+
 BLOCK_STYLES = ("stacked", "residual")
 RECURRENT_INITIALIZERS = ("orthogonal", "uniform", "normal")
+POOLINGS = ("last", "mean", "max")
+ATTENTION_TYPES = ("multiplicative", "additive", "none")
 ACTIVATIONS = tuple(name for name in ACT2FN if name not in ("prelu", "xielu"))  # those two have weights of their own
 
 # Every Auto class that can open a saved folder, with the file and class that a process without hflab loads for it.
@@ -23,16 +31,19 @@ AUTO_MAP = {
     "AutoConfig": "configuration_recurrent.RecurrentConfig",
     "AutoModel": "modeling_recurrent.RecurrentModel",
     "AutoModelForCausalLM": "modeling_recurrent.RecurrentForCausalLM",
+    "AutoModelForSequenceClassification": "classification_recurrent.RecurrentForSequenceClassification",
+    "AutoModelForTokenClassification": "classification_recurrent.RecurrentForTokenClassification",
+    "AutoModelForSeq2SeqLM": "seq2seq_recurrent.RecurrentForConditionalGeneration",
 }
 
-_POSITIVE_INTEGERS = ("vocab_size", "hidden_size", "num_hidden_layers", "embedding_size", "intermediate_size")
-_PROBABILITIES = ("embedding_dropout", "input_dropout", "recurrent_dropout", "output_dropout")
+_POSITIVE_INTEGERS = ("vocab_size", "hidden_size", "num_hidden_layers", "embedding_size", "intermediate_size", "num_decoder_layers")
+_PROBABILITIES = ("embedding_dropout", "input_dropout", "recurrent_dropout", "output_dropout", "classifier_dropout")
 _POSITIVE_NUMBERS = ("initializer_range", "layer_norm_eps")
 
 
 @strict
 class RecurrentConfig(PreTrainedConfig):
-    r"""Configuration of `RecurrentModel` and its heads.
+    r"""Configuration of `RecurrentModel` and its heads. One config serves every head; fields that belong to one kind of head say so.
 
     Args:
         vocab_size: Number of token types, at least 1.
@@ -40,7 +51,8 @@ class RecurrentConfig(PreTrainedConfig):
         hidden_size: Width of the hidden state of one direction.
         num_hidden_layers: Number of blocks, each holding one recurrence (two when bidirectional).
         embedding_size: Width of the token embedding (Merity et al., section 4.5); None makes it `hidden_size`.
-        bidirectional: Whether every block also reads its row from right to left. Refused by heads that generate.
+        bidirectional: Whether every block also reads its row from right to left. Refused by the causal language model; in an encoder-decoder it
+            is about the encoder.
         block_style: "stacked" is the architecture of `torch.nn.LSTM`, `GRU` and `RNN`: each layer reads the outputs of the one below. "residual"
             is pre-norm: x + recurrence(norm(x)), then x + feed_forward(norm(x)), and a norm after the last block.
         intermediate_size: Width of the feed-forward of residual blocks; None makes it twice `hidden_size`. Stacked blocks have none.
@@ -61,10 +73,18 @@ class RecurrentConfig(PreTrainedConfig):
         layer_norm_eps: Added to the variance in the norms of residual blocks, above 0.
         tie_word_embeddings: Whether a language-model head shares the embedding's weight (section 4.4). Where `embedding_size` differs from
             `hidden_size`, a linear layer before the head leads from one width to the other.
+        classifier_dropout: Probability, in [0, 1), of dropping a feature that a classifier reads.
+        pooling: What the classifier of a whole row reads: "last", the outputs where each direction has read the whole row, "mean" or "max" over
+            its real tokens.
+        attention_type: How the decoder of an encoder-decoder scores the encoder's outputs: "multiplicative", "additive" or "none", where the
+            encoder's last state is all that the decoder gets; see `attention_recurrent.py` and `seq2seq_recurrent.py`.
+        num_decoder_layers: Number of blocks of an encoder-decoder's decoder; None makes it `num_hidden_layers`, which is the encoder's.
+        share_embeddings: Whether encoder and decoder share one embedding. With `tie_word_embeddings` too it is the output layer's as well.
         use_cache: Whether a one-directional model hands out its state as `past_key_values` when it is not training.
         pad_token_id: Token that fills up short rows, or None.
         bos_token_id: Token that opens a text, or None.
         eos_token_id: Token or tokens that end a text, or None.
+        decoder_start_token_id: Token that an encoder-decoder's decoder reads first; None makes it `bos_token_id`.
 
     Example:
         >>> RecurrentConfig(cell_type="gru", hidden_size=64, num_hidden_layers=2).layer_types
@@ -72,7 +92,7 @@ class RecurrentConfig(PreTrainedConfig):
     """
 
     model_type = "recurrent"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "encoder_last_hidden_state"]  # of what the Trainer gathers
 
     vocab_size: int = 256
     cell_type: str = "lstm"
@@ -92,10 +112,16 @@ class RecurrentConfig(PreTrainedConfig):
     initializer_range: float | int = 0.02
     layer_norm_eps: float | int = 1e-5
     tie_word_embeddings: bool = False
+    classifier_dropout: float | int = 0.0
+    pooling: str = "last"
+    attention_type: str = "multiplicative"
+    num_decoder_layers: int | None = None
+    share_embeddings: bool = False
     use_cache: bool = True
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
+    decoder_start_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Fill in the sizes that follow from others, and name the code that a saved folder carries."""
@@ -111,6 +137,26 @@ class RecurrentConfig(PreTrainedConfig):
         """The kind of cache layer of each block; `cache_recurrent.py` registers it with transformers."""
         return ["recurrent"] * self.num_hidden_layers
 
+    def encoder_config(self) -> "RecurrentConfig":
+        """The config of an encoder-decoder's encoder, alone."""
+        config = copy.deepcopy(self)
+        config.is_encoder_decoder = False
+        config.tie_word_embeddings = self.tie_word_embeddings and self.share_embeddings
+        return config
+
+    def decoder_config(self) -> "RecurrentConfig":
+        """The config of an encoder-decoder's decoder, alone."""
+        config = copy.deepcopy(self)
+        config.is_encoder_decoder = config.bidirectional = False
+        config.num_hidden_layers = self.num_decoder_layers or self.num_hidden_layers
+        return config
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> "RecurrentConfig":
+        """The part of an encoder-decoder's config that is asked for; transformers builds caches by the decoder's. Else this config."""
+        if not self.is_encoder_decoder or bool(decoder) == bool(encoder):
+            return self
+        return self.decoder_config() if decoder else self.encoder_config()
+
     def validate_layer_type(self) -> None:
         """Nothing to check, since `layer_types` is derived; transformers' own list does not know this kind."""
 
@@ -123,6 +169,8 @@ class RecurrentConfig(PreTrainedConfig):
         _check_choice("cell_type", self.cell_type, CELLS)
         _check_choice("block_style", self.block_style, BLOCK_STYLES)
         _check_choice("recurrent_initializer", self.recurrent_initializer, RECURRENT_INITIALIZERS)
+        _check_choice("pooling", self.pooling, POOLINGS)
+        _check_choice("attention_type", self.attention_type, ATTENTION_TYPES)
         _check_choice("hidden_act", self.hidden_act, ACTIVATIONS)
         for name in _POSITIVE_INTEGERS:
             value = getattr(self, name)

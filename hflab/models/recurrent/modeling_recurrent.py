@@ -1,4 +1,4 @@
-"""Recurrent models: token embedding, blocks of recurrences, and a language-model head, as transformers models.
+"""Recurrent models: token embedding, blocks of recurrences, and a language-model head, as transformers models. Other heads have files of their own.
 
     model = RecurrentForCausalLM(RecurrentConfig(cell_type="lstm", vocab_size=96, hidden_size=256))
     outputs = model(input_ids=ids, labels=ids)                                     # loss, logits, past_key_values
@@ -10,8 +10,10 @@ The regularisation is that of AWD-LSTM: Merity, Keskar and Socher 2017, arXiv:17
 B: batch, T: time, E: embedding size, H: hidden size, D: any feature width, V: vocabulary.
 """
 
+import copy
 import difflib
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import LongTensor, Tensor, nn
@@ -37,6 +39,7 @@ class RecurrentPreTrainedModel(PreTrainedModel):
 
     config: RecurrentConfig
     base_model_prefix = "model"
+    encodes_and_decodes: ClassVar[bool] = False  # whether the model has an encoder and a decoder
     supports_gradient_checkpointing = True
     # transformers declares these as plain attributes, so mypy refuses a ClassVar
     _no_split_modules = ["StackedBlock", "ResidualBlock"]  # noqa: RUF012
@@ -44,6 +47,13 @@ class RecurrentPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": RecurrentBlock}  # noqa: RUF012
     _can_compile_fullgraph = True  # the step of decoding
     _is_stateful = True  # assisted decoding would have to take tokens back, which a state cannot
+
+    def __init__(self, config: RecurrentConfig) -> None:
+        if config.is_encoder_decoder != self.encodes_and_decodes:
+            # One config serves every head, while this field is a fact about the head, by which transformers generates: the model keeps a copy.
+            config = copy.deepcopy(config)
+            config.is_encoder_decoder = self.encodes_and_decodes
+        super().__init__(config)
 
     def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
         # For code outside transformers, modules without a parameter of their own, such as a cell, would be passed over: a guard for code that
@@ -128,10 +138,10 @@ class RecurrentModel(RecurrentPreTrainedModel):
             ValueError: For inputs that do not fit together or that the config rules out.
             TypeError: For an argument that does not exist.
         """
-        _refuse_unknown(kwargs)
+        refuse_unknown(kwargs, _ARGUMENTS)
         embeds = self._embed(input_ids, inputs_embeds)
         cache = self._cache_to_fill(past_key_values, use_cache)
-        mask, resets = _columns_of_call(attention_mask, embeds), self._resets_of_call(state_resets, embeds)
+        mask, resets = columns_of_call(attention_mask, embeds), self._resets_of_call(state_resets, embeds)
         hidden_states = self.embedding_projection(embeds)
         if cache is None:
             for block in self.layers:
@@ -180,7 +190,23 @@ class RecurrentModel(RecurrentPreTrainedModel):
         return state_resets.bool() if torch.compiler.is_compiling() or state_resets.any() else None
 
 
-class RecurrentForCausalLM(RecurrentPreTrainedModel, GenerationMixin):
+class RecurrentGenerationMixin(GenerationMixin):
+    """What `generate` has to know of a recurrent model, beyond `_is_stateful`."""
+
+    @staticmethod
+    def create_masks_for_generate(config: RecurrentConfig, inputs_embeds: Tensor, attention_mask: Tensor | None, **kwargs: Any) -> Tensor | None:
+        """The mask of one step of `generate`, which calls this hook instead of making an attention mask that grows from step to step.
+
+        `inputs_embeds` is (B, T, 0) and only says how many tokens are read; `attention_mask` is (B, past + T). None where all tokens are real, as
+        generated ones are: so decoding compiles once.
+        """
+        return columns_of_call(attention_mask, inputs_embeds)
+
+    def _get_static_cache_init_shape(self) -> None:
+        """None: the layers of the cache allocate their states at the first token; transformers would look for attention heads."""
+
+
+class RecurrentForCausalLM(RecurrentPreTrainedModel, RecurrentGenerationMixin):
     """A language model that reads from left to right: `RecurrentModel` and a linear layer onto the vocabulary.
 
     With `tie_word_embeddings` the layer shares the embedding's weight (Merity, section 4.4). LoRA trains on `input_projection`,
@@ -196,7 +222,7 @@ class RecurrentForCausalLM(RecurrentPreTrainedModel, GenerationMixin):
                 "bidirectional is True, but a causal language model reads from left to right only; set bidirectional=False, or use RecurrentModel."
             )
         super().__init__(config)
-        self.model = RecurrentModel(config)
+        self.model = RecurrentModel(self.config)
         H, head_width = config.hidden_size, cast(int, config.embedding_size) if config.tie_word_embeddings else config.hidden_size
         self.head_projection = nn.Linear(H, head_width) if head_width != H else nn.Identity()
         self.lm_head = nn.Linear(head_width, config.vocab_size)
@@ -252,24 +278,8 @@ class RecurrentForCausalLM(RecurrentPreTrainedModel, GenerationMixin):
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, shift_labels=shift_labels, **kwargs)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states)
 
-    @staticmethod
-    def create_masks_for_generate(config: RecurrentConfig, inputs_embeds: Tensor, attention_mask: Tensor | None, **kwargs: Any) -> Tensor | None:
-        """The mask of one step of `generate`, which calls this hook instead of making an attention mask that grows from step to step.
 
-        `inputs_embeds` is (B, T, 0) and only says how many tokens are read; `attention_mask` is (B, past + T). None where all tokens are real, as
-        generated ones are: so decoding compiles once.
-        """
-        return _columns_of_call(attention_mask, inputs_embeds)
-
-    def _get_static_cache_init_shape(self) -> None:
-        """None: the layers of the cache allocate their states at the first token; transformers would look for attention heads."""
-
-
-# A head is a class and a line here, and one in AUTO_MAP of `configuration_recurrent.py`.
-HEADS: dict[str, type[RecurrentPreTrainedModel]] = {"Model": RecurrentModel, "ForCausalLM": RecurrentForCausalLM}
-
-
-def _columns_of_call(attention_mask: Tensor | None, embeds: Tensor) -> Tensor | None:
+def columns_of_call(attention_mask: Tensor | None, embeds: Tensor) -> Tensor | None:
     """The columns (B, T) of the mask that belong to the tokens at hand, or None if all of these are real."""
     if attention_mask is None:
         return None
@@ -283,8 +293,11 @@ def _columns_of_call(attention_mask: Tensor | None, embeds: Tensor) -> Tensor | 
     return mask if torch.compiler.is_compiling() or not mask.all() else None
 
 
-def _refuse_unknown(kwargs: dict[str, Any]) -> None:
-    """Raise a TypeError for a keyword argument that means nothing here, a ValueError for outputs that do not exist."""
+def refuse_unknown(kwargs: dict[str, Any], arguments: Iterable[str]) -> None:
+    """Raise a TypeError for a keyword argument that means nothing here, a ValueError for outputs that do not exist.
+
+    `arguments` are the names that exist; the message names the nearest.
+    """
     if kwargs.get("output_attentions"):
         raise ValueError("output_attentions is True, but a recurrent model has no attentions; ask for output_hidden_states instead.")
     for name in kwargs:
@@ -292,7 +305,7 @@ def _refuse_unknown(kwargs: dict[str, Any]) -> None:
             continue
         if name in ("position_ids", "seq_idx", "cu_seq_lens_q", "cu_seq_lens_k"):
             raise TypeError(f"{name} was given, but a recurrent model has no positions; mark the start of each text in a row with state_resets.")
-        close = difflib.get_close_matches(name, _ARGUMENTS, n=1)
+        close = difflib.get_close_matches(name, list(arguments), n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise TypeError(f"{name} was given, but is no argument of a recurrent model; leave it out.{hint}")
 
