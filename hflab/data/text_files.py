@@ -1,10 +1,12 @@
-r"""Text out of .txt, .jsonl, .csv and .parquet files, as a stream: never more than a block, a line or a few rows in memory.
+r"""Text and rows out of .txt, .jsonl, .csv, .tsv and .parquet files, as a stream: never more than a block, a line or a few rows in memory.
 
     for document in read_documents(Path("notes.txt"), text_column="text"):
         text = "".join(document)
+    for row in read_rows(Path("pairs.csv"), [Column("source_column", "en"), Column("target_column", "de")]):
+        source, target = row.values
 
 Text is strict UTF-8; a byte-order mark is dropped; "\r\n" and "\r" become "\n". A .txt file is one document, a row of the other formats
-is one. This module knows nothing about splits, tokens or caches.
+is one. In a .tsv file a double quote is a character like any other. This module knows nothing about splits, tokens or caches.
 """
 
 import codecs
@@ -12,9 +14,10 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from ..errors import UserError, nearest
 
@@ -25,8 +28,25 @@ LONGEST_FIELD = 2**27  # characters of one CSV field; the csv module's own limit
 Document = Iterable[str]  # blocks that concatenate to the document
 
 
-def find_text_files(given: str) -> list[Path]:
-    """Return the file `given`, or the text files below the folder `given`, sorted by their path.
+class Column(NamedTuple):
+    """A column to read of every row."""
+
+    key: str
+    """The recipe key, of the data section, that names the column; error messages name it."""
+    name: str
+    holds_text: bool = True
+    """Whether every value must be text; newlines of text are made universal, other values are left as the format has them."""
+
+
+class Row(NamedTuple):
+    """The values of a row, in the order of the columns asked for, and where it stands in which file."""
+
+    where: str
+    values: list[Any]
+
+
+def find_text_files(given: str, formats: Iterable[str] | None = None) -> list[Path]:
+    """Return the file `given`, or the files below the folder `given`, sorted by their path, whose suffix is in `formats` (default: all).
 
     In a folder, files of other kinds and everything whose name begins with a dot are passed over.
 
@@ -34,16 +54,17 @@ def find_text_files(given: str) -> list[Path]:
         UserError: nothing is there (the nearest name in the folder is given), it is no text file, or a folder holds none.
     """
     path = Path(given).expanduser()
+    suffixes = [".txt", *ROW_READERS] if formats is None else list(formats)
     if not os.path.lexists(path):
         raise UserError(_missing(path))
     if not os.path.isdir(path):
-        if path.suffix.lower() not in READERS:
-            raise UserError(f"The file {given!r} ends in {path.suffix or 'no suffix'!r}; hflab reads {_suffixes()}. Rename or convert it.")
+        if path.suffix.lower() not in suffixes:
+            raise UserError(f"The file {given!r} ends in {path.suffix or 'no suffix'!r}; hflab reads {_either(suffixes)} here. Rename or convert it.")
         return [path]
     found = sorted(_walk(path), key=lambda file: file.relative_to(path).as_posix())
-    files = [file for file in found if file.suffix.lower() in READERS]
+    files = [file for file in found if file.suffix.lower() in suffixes]
     if not files:
-        raise UserError(f"The folder {given!r} holds no text: none of its {len(found)} files is {_suffixes()}. Rename or convert them.")
+        raise UserError(f"The folder {given!r} holds no text: none of its {len(found)} files is {_either(suffixes)}. Rename or convert them.")
     return files
 
 
@@ -53,7 +74,20 @@ def read_documents(path: Path, text_column: str) -> Iterator[Document]:
     Raises:
         UserError: the file cannot be read, is not UTF-8 or is binary; a row is malformed, lacks `text_column` or has no text in it.
     """
-    return READERS[path.suffix.lower()](path, text_column)
+    if path.suffix.lower() == ".txt":
+        yield decoded_blocks(path)
+    else:
+        for row in read_rows(path, [Column("text_column", text_column)]):
+            yield row.values
+
+
+def read_rows(path: Path, columns: Sequence[Column]) -> Iterator[Row]:
+    """Yield the rows of a .jsonl, .csv, .tsv or .parquet file. Raises `UserError` as `read_documents` does."""
+    for row in ROW_READERS[path.suffix.lower()](path, columns):
+        values = [
+            check_text(value, row.where, column.name) if column.holds_text else value for column, value in zip(columns, row.values, strict=True)
+        ]
+        yield Row(row.where, values)
 
 
 def universal_newlines(text: str) -> str:
@@ -76,11 +110,11 @@ def check_text(value: Any, where: str, column: str) -> str:
     return universal_newlines(value)
 
 
-def check_column(column: str, columns: list[str], where: str) -> None:
-    """Raise `UserError`, which lists the columns, unless `column` is one of `columns`."""
+def check_column(column: str, columns: list[str], where: str, key: str = "text_column") -> None:
+    """Raise `UserError`, which lists the columns and names the recipe key, unless `column` is one of `columns`."""
     if column not in columns:
         listed = ", ".join(repr(name) for name in columns)
-        raise UserError(f"{where} has no column {column!r}; set data.text_column to one of: {listed}.{nearest(column, columns)}")
+        raise UserError(f"{where} has no column {column!r}; set data.{key} to one of: {listed}.{nearest(column, columns)}")
 
 
 def decoded_blocks(path: Path) -> Iterator[str]:
@@ -115,11 +149,7 @@ def _decoded_lines(path: Path) -> Iterator[str]:
         yield rest
 
 
-def _read_txt(path: Path, text_column: str) -> Iterator[Document]:
-    yield decoded_blocks(path)
-
-
-def _read_jsonl(path: Path, text_column: str) -> Iterator[Document]:
+def _read_jsonl(path: Path, columns: Sequence[Column]) -> Iterator[Row]:
     for number, line in enumerate(_decoded_lines(path), start=1):
         if not line.strip():
             continue
@@ -130,33 +160,37 @@ def _read_jsonl(path: Path, text_column: str) -> Iterator[Document]:
             raise UserError(f"{where} is not JSON ({error}); a .jsonl file has one JSON object per line. Mend or remove the line.") from None
         if not isinstance(row, dict):
             raise UserError(f'{where} holds a {type(row).__name__}; a .jsonl file has one JSON object per line, such as {{"text": "..."}}.')
-        if text_column not in row:
-            check_column(text_column, list(row), where)
-        yield (check_text(row[text_column], where, text_column),)
+        for column in columns:
+            if column.name not in row:
+                check_column(column.name, list(row), where, column.key)
+        yield Row(where, [row[column.name] for column in columns])
 
 
-def _read_csv(path: Path, text_column: str) -> Iterator[Document]:
+def _read_delimited(path: Path, columns: Sequence[Column], *, delimiter: str, quoting: Any) -> Iterator[Row]:
     limit = csv.field_size_limit(LONGEST_FIELD)
-    rows = csv.reader(_decoded_lines(path), strict=True)
+    rows = csv.reader(_decoded_lines(path), delimiter=delimiter, quoting=quoting, strict=True)
     try:
         header = next(rows, None)
         if header is None:
             return
-        check_column(text_column, header, f"The header of {path.name}")
-        index = header.index(text_column)
+        for column in columns:
+            check_column(column.name, header, f"The header of {path.name}", column.key)
+        places = [header.index(column.name) for column in columns]
         for row in rows:
-            if row and index >= len(row):
-                where = f"Line {rows.line_num} of {path.name}"
-                raise UserError(f"{where} has {len(row)} fields; the column {text_column!r} is number {index + 1}. Mend or remove the line.")
+            where = f"Line {rows.line_num} of {path.name}"
+            for column, place in zip(columns, places, strict=True):
+                if row and place >= len(row):
+                    raise UserError(f"{where} has {len(row)} fields; the column {column.name!r} is number {place + 1}. Mend or remove the line.")
             if row:
-                yield (row[index],)
+                yield Row(where, [row[place] for place in places])
     except csv.Error as error:
-        raise UserError(f"Line {rows.line_num} of {path.name} is not CSV ({error}); check its commas and double quotes.") from None
+        kind = path.suffix[1:].upper()
+        raise UserError(f"Line {rows.line_num} of {path.name} is not {kind} ({error}); check its delimiters and double quotes.") from None
     finally:
         csv.field_size_limit(limit)
 
 
-def _read_parquet(path: Path, text_column: str) -> Iterator[Document]:
+def _read_parquet(path: Path, columns: Sequence[Column]) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 
@@ -165,21 +199,23 @@ def _read_parquet(path: Path, text_column: str) -> Iterator[Document]:
             # a buffer and no pre-buffering: pages are read as they are needed, not a whole column of a row group
             file = pyarrow.parquet.ParquetFile(opened, buffer_size=BLOCK_BYTES, pre_buffer=False)
             schema = file.schema_arrow
-            check_column(text_column, schema.names, path.name)
-            _check_text_type(schema, text_column, path.name)
-            row = 0
-            for batch in file.iter_batches(batch_size=ROWS_PER_BATCH, columns=[text_column]):
-                for value in batch.column(0).to_pylist():
-                    row += 1
-                    yield (check_text(value, f"Row {row} of {path.name}", text_column),)
+            for column in columns:
+                check_column(column.name, schema.names, path.name, column.key)
+                if column.holds_text:
+                    _check_text_type(schema, column.name, path.name)
+            number = 0
+            for batch in file.iter_batches(batch_size=ROWS_PER_BATCH, columns=[column.name for column in columns]):
+                for values in zip(*(batch.column(column.name).to_pylist() for column in columns), strict=True):
+                    number += 1
+                    yield Row(f"Row {number} of {path.name}", list(values))
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(f"The file {str(path)!r} is damaged or no Parquet file: {error}. Write it again.") from None
 
 
-READERS: dict[str, Callable[[Path, str], Iterator[Document]]] = {
-    ".txt": _read_txt,
+ROW_READERS: dict[str, Callable[[Path, Sequence[Column]], Iterator[Row]]] = {
     ".jsonl": _read_jsonl,
-    ".csv": _read_csv,
+    ".csv": partial(_read_delimited, delimiter=",", quoting=csv.QUOTE_MINIMAL),
+    ".tsv": partial(_read_delimited, delimiter="\t", quoting=csv.QUOTE_NONE),
     ".parquet": _read_parquet,
 }
 
@@ -198,8 +234,8 @@ def _check_text_type(schema: Any, column: str, where: str) -> None:
         raise UserError(f"The column {column!r} of {where} is of type {kind}, not text; columns of text: {', '.join(texts) or 'none'}.")
 
 
-def _suffixes() -> str:
-    *most, last = READERS
+def _either(suffixes: list[str]) -> str:
+    *most, last = suffixes
     return f"{', '.join(most)} or {last}"
 
 

@@ -122,12 +122,13 @@ class TokenRows:
 
     def __init__(self, tokens: np.ndarray) -> None:
         self._tokens = tokens
+        self._num_bytes = tokens.nbytes
         self._descriptor: int | None = None
+        self._num_bytes = 0
         # a part of a map has another array as its base and is read as an array; on Windows there is no pread, and so is every map
         if isinstance(tokens, np.memmap) and isinstance(tokens.base, mmap.mmap) and tokens.offset == 0 and os.name == "posix":
             assert tokens.filename is not None
             self._descriptor = os.open(tokens.filename, os.O_RDONLY)
-            self._num_bytes = tokens.nbytes
             weakref.finalize(self, os.close, self._descriptor)
 
     def read(self, starts: np.ndarray, length: int) -> np.ndarray:

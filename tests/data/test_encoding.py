@@ -63,7 +63,7 @@ def test_chunked_is_whole(seed, monkeypatch):
     monkeypatch.setattr(encoding.chunk_documents, "__defaults__", (generator.choice([16, 40, 100]),))
     documents = [random_text(generator, generator.choice([1, 10, 300])) for _ in range(20)]
     for name, tokenizer in tokenizers(generator).items():
-        assert cuts_keep_tokens(tokenizer), name
+        assert cuts_keep_tokens(tokenizer) == (name != "symbols"), name  # symbols end at white space alone: their documents stay whole
         assert encode_chunked(tokenizer, pieces_of(documents, generator)) == encode_whole(tokenizer, documents), name
 
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hflab.data import processors
-from hflab.data.processors import TOKENIZERS, build_tokenizer, check_encodable
+from hflab.data.processors import TOKENIZERS, build_tokenizer, check_encodable, with_masked_lm_tokens
 from hflab.data.sources import Piece
 from hflab.errors import UserError
 from hflab.recipe import ProcessorSection
@@ -21,13 +21,14 @@ OTHER = (
     "<eos> <unk> <pad> <|endoftext|>"
 )
 TEXT = ENGLISH + CHINESE + OTHER
+OF_TEXT = [kind for kind in TOKENIZERS if kind != "symbols"]  # which keep white space
 
 
 def build(kind, text=TEXT, **keys):
     return build_tokenizer(ProcessorSection(tokenizer=kind, **keys), [Piece(0, text)])
 
 
-@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("kind", OF_TEXT)
 def test_known_text_comes_back_from_a_saved_tokenizer_character_by_character(kind, tmp_path):
     tokenizer = build(kind)
     tokenizer.save_pretrained(tmp_path)
@@ -50,7 +51,7 @@ def test_special_tokens_come_first_and_are_added_by_nobody(kind):
     assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
     assert tokenizer("a")["input_ids"] == tokenizer("a", add_special_tokens=False)["input_ids"]
     assert len(tokenizer) == tokenizer.vocab_size == max(tokenizer.get_vocab().values()) + 1
-    assert tokenizer.decode([0, *tokenizer.encode("It")], skip_special_tokens=True) == "It"
+    assert tokenizer.decode([0, *tokenizer.encode("It's")], skip_special_tokens=True) == "It's"
 
 
 def test_character_has_a_token_for_every_character_in_order():
@@ -86,6 +87,53 @@ def test_word_takes_words_with_their_space_and_ideographs_singly():
     tokens = tokenizer.convert_ids_to_tokens(tokenizer.encode("Hello world, hello!  再见world_1\n"))
     assert tokens == ["Hello", " world", ",", " hello", "!", " ", " ", "再", "见", "world_1", "\n"]
     assert tokenizer.encode("Hello planet") == [tokenizer.encode("Hello")[0], tokenizer.unk_token_id]
+
+
+def test_symbols_are_what_white_space_separates(tmp_path):
+    tokenizer = build("symbols", "b a  AE1\tB\nb <eos> \u3000IY0")
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert loaded.convert_ids_to_tokens(range(len(loaded))) == ["<eos>", "<unk>", "<pad>", "AE1", "B", "IY0", "a", "b"]
+    for text in ("b a", " b\n\nAE1\u3000 a ", ""):
+        ids = tokenizer.encode(text)
+        assert loaded.encode(text) == ids
+        assert loaded.decode(ids) == " ".join(text.split())
+        assert loaded.decode([0, *ids, 0, 2, 2], skip_special_tokens=True) == " ".join(text.split())
+    assert loaded.encode("AE1 q") == [3, loaded.unk_token_id]
+
+
+@pytest.mark.parametrize(("keys", "kept"), [({}, ["a", "b", "c", "d"]), ({"vocab_size": 5}, ["a", "c"]), ({"min_frequency": 3}, ["a", "b", "c"])])
+def test_symbols_keep_the_most_frequent(keys, kept):
+    tokenizer = build_tokenizer(ProcessorSection(tokenizer="symbols", **keys), [Piece(0, "d c c c"), Piece(1, "c b a b a b a")])
+    assert tokenizer.convert_ids_to_tokens(range(3, len(tokenizer))) == kept
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_masked_lm_tokens_frame_texts_and_pairs(kind, tmp_path):
+    plain = build(kind, "a test, b and so on")
+    ids = {text: plain.encode(text) for text in ("a", " b", "test,")}
+    size = len(plain)
+    with_masked_lm_tokens(plain).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    first, last, mask = tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.mask_token_id
+    assert len({first, last, mask, tokenizer.eos_token_id, tokenizer.pad_token_id}) == 5
+    assert len(tokenizer) == size + 3
+    encoded = tokenizer("a", "test,")
+    assert encoded["input_ids"] == [first, *ids["a"], last, *ids["test,"], last]
+    if "token_type_ids" in tokenizer.model_input_names:
+        assert encoded["token_type_ids"] == [0] * (len(ids["a"]) + 2) + [1] * (len(ids["test,"]) + 1)
+    assert tokenizer.encode("test,") == [first, *ids["test,"], last]
+    space = tokenizer.encode(" ", add_special_tokens=False) if kind == "character" else []
+    assert tokenizer.encode("a <mask> b") == [first, *ids["a"], *space, mask, *ids[" b"], last]
+    assert tokenizer.decode([first, *ids["a"], last], skip_special_tokens=True) == "a"
+
+
+def test_a_tokenizer_that_has_masked_lm_tokens_stays_as_it_is(saved):
+    special = {"cls_token": "[UNK]", "sep_token": "[SEP]", "mask_token": "hello", "pad_token": "world"}
+    tokenizer = AutoTokenizer.from_pretrained(saved(**special))
+    before = tokenizer.backend_tokenizer.to_str()
+    assert with_masked_lm_tokens(tokenizer) is tokenizer
+    assert tokenizer.backend_tokenizer.to_str() == before
 
 
 def test_vocab_size_and_min_frequency_bound_the_trained_vocabulary():

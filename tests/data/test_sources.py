@@ -107,7 +107,7 @@ BAD_FILES = [
     ("t.csv", "id,text\n1,a\n2", ["Line 3", "1 fields", "number 2"]),
     ("t.csv", 'id,text\n1,"a\n2,b', ["not CSV", "double quotes"]),
     ("t.parquet", b"PAR1 but no more", ["Parquet", "damaged"]),
-    ("t.md", "text", ["'.md'", ".txt, .jsonl, .csv or .parquet"]),
+    ("t.md", "text", ["'.md'", ".txt, .jsonl, .csv, .tsv or .parquet"]),
 ]
 
 
