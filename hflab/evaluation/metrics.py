@@ -1,8 +1,9 @@
-"""The figures of a language model: each a class with its name, unit and the direction that is better.
+"""What a figure is, and the figures of a language model: each a class with its name, unit and the direction that is better.
 
     figures = {name: metric.compute(totals) for name, metric in METRICS.items()}
 
-A new figure is a class and a line in METRICS. This module knows sums only, nothing about models, tokenizers or data.
+A new figure is a class and a line in METRICS; those of other tasks are in `sequence_metrics.py` and `classification_metrics.py`. This module
+knows sums only, nothing about models, tokenizers or data.
 
 A document's end token is predicted and counted like any other: its nats are part of every figure, though it is no character.
 """
@@ -10,9 +11,11 @@ A document's end token is predicted and counted like any other: its nats are par
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Generic, Literal, TypeVar
 
 LARGEST_EXPONENT = math.log(1e308)  # e to a larger power is no float
+
+Results = TypeVar("Results", contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class TextTotals:
     num_bytes: int  # of the same text in UTF-8
 
 
-class Metric(ABC):
-    """A figure computed from `TextTotals`."""
+class Metric(ABC, Generic[Results]):
+    """A figure computed from what a model did, such as `TextTotals`."""
 
     name: ClassVar[str]
     unit: ClassVar[str]
@@ -34,11 +37,11 @@ class Metric(ABC):
 
     @staticmethod
     @abstractmethod
-    def compute(totals: TextTotals) -> float:
+    def compute(totals: Results) -> float:
         """Return the figure, in `unit`."""
 
 
-class Loss(Metric):
+class Loss(Metric[TextTotals]):
     """Mean negative log-likelihood of a token. Compares models with the same tokenizer only."""
 
     name = "loss"
@@ -51,7 +54,7 @@ class Loss(Metric):
         return totals.nats / totals.num_tokens
 
 
-class Perplexity(Metric):
+class Perplexity(Metric[TextTotals]):
     """e to the loss: among how many equally likely tokens the model is as unsure. Infinite when it exceeds a float."""
 
     name = "perplexity"
@@ -65,7 +68,7 @@ class Perplexity(Metric):
         return math.inf if loss > LARGEST_EXPONENT else math.exp(loss)
 
 
-class NatsPerCharacter(Metric):
+class NatsPerCharacter(Metric[TextTotals]):
     """Negative log-likelihood of the text per Unicode code point. Compares models across tokenizers."""
 
     name = "nats_per_character"
@@ -78,7 +81,7 @@ class NatsPerCharacter(Metric):
         return totals.nats / totals.num_characters if totals.num_characters else math.nan
 
 
-class BitsPerCharacter(Metric):
+class BitsPerCharacter(Metric[TextTotals]):
     """The same in bits, as Graves (2013, "Generating Sequences With Recurrent Neural Networks", section 3.1) reports it."""
 
     name = "bits_per_character"
@@ -91,7 +94,7 @@ class BitsPerCharacter(Metric):
         return NatsPerCharacter.compute(totals) / math.log(2)
 
 
-class BitsPerByte(Metric):
+class BitsPerByte(Metric[TextTotals]):
     """Bits per byte of UTF-8. Compares models across tokenizers and scripts; what a compressor would reach."""
 
     name = "bits_per_byte"
@@ -104,4 +107,4 @@ class BitsPerByte(Metric):
         return totals.nats / math.log(2) / totals.num_bytes if totals.num_bytes else math.nan
 
 
-METRICS: dict[str, type[Metric]] = {metric.name: metric for metric in (Loss, Perplexity, NatsPerCharacter, BitsPerCharacter, BitsPerByte)}
+METRICS: dict[str, type[Metric[TextTotals]]] = {metric.name: metric for metric in (Loss, Perplexity, NatsPerCharacter, BitsPerCharacter, BitsPerByte)}
