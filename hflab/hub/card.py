@@ -16,7 +16,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from ..errors import UserError
-from ..evaluation.metrics import METRICS
+from ..evaluation.task_figures import task_figures
 from ..recipe import Recipe
 from ..run_folder import RunFolder, write_atomically
 from .card_metadata import Evaluation, card_metadata, hub_evaluation_entries
@@ -32,11 +32,30 @@ from .card_sentences import (
     summary_sentences,
     unfinished_notice,
 )
-from .figures import draw_learning_curve, tokens_at
+from .figures import CurveAxes, draw_learning_curve, tokens_at
 from .markdown import escape, fence, inline_code, portable_code, portable_command, redact, without_folders
+from .task_wording import WORDING, figure_title
 
 CURVE_FILE = "learning_curve.png"
 NOT_SETTINGS = ("publish.", "tracking.", "description")  # keys of a recipe that do not change the model
+# counts of a split, and facts about the data, in the order in which a card tells those that are known
+SPLIT_COUNTS = {
+    "rows": "rows",
+    "characters": "characters",
+    "bytes": "bytes",
+    "tokens": "tokens",
+    "sentences": "sentences",
+    "documents": "documents",
+    "rows_cut": "rows cut short",
+}
+DATA_FACTS = {
+    "origin": "origin",
+    "license": "licence",
+    "language": "language",
+    "target_language": "language of the targets",
+    "labels": "classes",
+    "fingerprint": "fingerprint",
+}
 MOST_EVALUATIONS = 12  # rows of the table of evaluations
 
 
@@ -52,12 +71,13 @@ def write_card(run: Path) -> Path:
         raise UserError(f"{run} has no model to describe yet; continue it with `hflab train --resume {run}`.")
     folder.model.mkdir(exist_ok=True)
     evaluation = _evaluation(facts, metrics)
-    has_curve = draw_learning_curve(metrics, _characters_per_token(facts), folder.model / CURVE_FILE)
+    axes = _curve_axes(recipe)
+    has_curve = draw_learning_curve(metrics, _units_per_token(facts, recipe), folder.model / CURVE_FILE, axes)
     card = ModelCard.from_template(
         card_metadata(facts, recipe, evaluation),
         template_str=(resources.files(__package__) / "card_template.md").read_text(encoding="utf-8"),
         **_describe(facts, recipe, metrics, evaluation),
-        curve=_curve_in_words(metrics, facts) if has_curve else None,
+        curve=_curve_in_words(metrics, facts, recipe) if has_curve else None,
     )
     path = folder.model / "README.md"
     write_atomically(path, redact(str(card)).rstrip("\n") + "\n")
@@ -81,9 +101,18 @@ def _evaluation(facts: dict[str, Any], metrics: list[dict[str, Any]]) -> Evaluat
     return Evaluation(lines[-1]["split"], lines[-1], step=lines[-1]["step"]) if lines else None
 
 
-def _characters_per_token(facts: dict[str, Any]) -> float:
+def _units_per_token(facts: dict[str, Any], recipe: Recipe) -> float:
+    """A language model's amount of training is told in characters, that of others in the labels they learnt from."""
     train = facts["data"]["splits"]["train"]
-    return train["characters"] / train["tokens"]
+    return train["characters"] / train["tokens"] if recipe.task == "causal_lm" else 1.0
+
+
+def _curve_axes(recipe: Recipe) -> CurveAxes:
+    shown = task_figures(recipe)
+    if recipe.task == "causal_lm":
+        return CurveAxes()
+    unit = shown.metrics[shown.headline].unit
+    return CurveAxes(shown.headline, f"{figure_title(shown.headline)} ({unit})", shown.trained_on, WORDING[recipe.task].text)
 
 
 def _describe(facts: dict[str, Any], recipe: Recipe, metrics: list[dict[str, Any]], evaluation: Evaluation | None) -> dict[str, Any]:
@@ -95,13 +124,14 @@ def _describe(facts: dict[str, Any], recipe: Recipe, metrics: list[dict[str, Any
         "notice": unfinished_notice(facts),
         "description": recipe.publish.description,
         "intended_use": recipe.publish.intended_use,
-        "usage": _usage(facts, shown_as),
+        "usage": _usage(facts, recipe, shown_as),
         "figures": _figures(facts, recipe, evaluation, shown_as),
-        "evaluations": _evaluation_rows(metrics, _characters_per_token(facts)),
+        "evaluations_head": _evaluations_head(recipe),
+        "evaluations": _evaluation_rows(metrics, facts, recipe),
         "training": _training_rows(facts, recipe),
         "settings": _settings(recipe),
         "recipe": fence(yaml.safe_dump(_public_recipe(recipe), sort_keys=False, allow_unicode=True), "yaml"),
-        "data": _data(facts),
+        "data": _data(facts, recipe),
         "limitations": limitation_sentences(facts, recipe, evaluation, _num_looks(metrics, evaluation)),
         "own_limitations": recipe.publish.limitations,
         "reproduction": _reproduction(facts, recipe),
@@ -115,7 +145,7 @@ def _num_looks(metrics: list[dict[str, Any]], evaluation: Evaluation | None) -> 
     return max(0, len(steps) - 1)
 
 
-def _usage(facts: dict[str, Any], shown_as: str) -> dict[str, str] | None:
+def _usage(facts: dict[str, Any], recipe: Recipe, shown_as: str) -> dict[str, str] | None:
     """The usage example as it ran; None when it was not run or failed."""
     usage = facts.get("usage")
     if not usage or "output" not in usage:
@@ -123,6 +153,7 @@ def _usage(facts: dict[str, Any], shown_as: str) -> dict[str, str] | None:
     return {
         "code": fence(portable_code(usage["code"], f"{facts['name']}/model", shown_as), "python"),
         "output": fence(usage["output"], "text"),
+        "leads_on": WORDING[recipe.task].use,
         "command": fence(f"hflab generate {shlex.quote(shown_as)} --prompt {shlex.quote(facts['prompt'])}", "bash"),
     }
 
@@ -130,9 +161,10 @@ def _usage(facts: dict[str, Any], shown_as: str) -> dict[str, str] | None:
 def _figures(facts: dict[str, Any], recipe: Recipe, evaluation: Evaluation | None, shown_as: str) -> dict[str, Any] | None:
     if evaluation is None:
         return None
+    metrics = task_figures(recipe).metrics
     return {
-        "what": figures_subject(facts, evaluation),
-        "rows": [(name.replace("_", " "), f"{evaluation.figures[name]:.4f}", metric.unit, metric.direction) for name, metric in METRICS.items()],
+        "what": figures_subject(facts, recipe, evaluation),
+        "rows": [(name.replace("_", " "), f"{evaluation.figures[name]:.4f}", metric.unit, metric.direction) for name, metric in metrics.items()],
         "how": figures_method(recipe),
         "command": fence(_evaluation_command(recipe, evaluation, shown_as), "bash"),
     }
@@ -145,40 +177,49 @@ def _evaluation_command(recipe: Recipe, evaluation: Evaluation, shown_as: str) -
     return shlex.join(words)
 
 
-def _evaluation_rows(metrics: list[dict[str, Any]], characters_per_token: float) -> list[tuple[str, ...]]:
+def _evaluations_head(recipe: Recipe) -> list[str]:
+    """The columns of `_evaluation_rows`."""
+    shown, axes = task_figures(recipe), _curve_axes(recipe)
+    return ["split", "optimizer steps", f"{axes.trained_on} trained on", shown.metrics["loss"].unit, axes.figure]
+
+
+def _evaluation_rows(metrics: list[dict[str, Any]], facts: dict[str, Any], recipe: Recipe) -> list[tuple[str, ...]]:
     """The evaluations of the run, the last of each step and split; at most MOST_EVALUATIONS of them, evenly chosen, with the first and last."""
     lines = list({(line["step"], line["split"]): line for line in metrics if line["kind"] == "evaluation"}.values())
     count = min(len(lines), MOST_EVALUATIONS)
     chosen = [lines[round(index * (len(lines) - 1) / max(1, count - 1))] for index in range(count)]
     tokens = tokens_at(metrics, [line["step"] for line in chosen])
+    headline, units_per_token = task_figures(recipe).headline, _units_per_token(facts, recipe)
     return [
         (
             escape(line["split"]),
             f"{line['step']:,}",
-            f"{round(seen * characters_per_token):,}",
+            f"{round(seen * units_per_token):,}",
             f"{line['loss']:.4f}",
-            f"{line['bits_per_character']:.4f}",
+            f"{line[headline]:.4f}",
         )
         for line, seen in zip(chosen, tokens, strict=True)
     ]
 
 
-def _curve_in_words(metrics: list[dict[str, Any]], facts: dict[str, Any]) -> str:
+def _curve_in_words(metrics: list[dict[str, Any]], facts: dict[str, Any], recipe: Recipe) -> str:
     """The picture for those who do not see it."""
-    rows = _evaluation_rows(metrics, _characters_per_token(facts))
+    rows, axes = _evaluation_rows(metrics, facts, recipe), _curve_axes(recipe)
     fall = f", {rows[0][-1]} at the first evaluation and {rows[-1][-1]} at the last" if rows else ""
-    return f"Learning curve: bits per character against characters trained on{fall}"
+    return f"Learning curve: {axes.figure} against {axes.trained_on} trained on{fall}"
 
 
 def _training_rows(facts: dict[str, Any], recipe: Recipe) -> list[tuple[str, str]]:
     training, hardware, model = facts.get("training"), facts["hardware"], facts["model"]
+    labels = task_figures(recipe).trained_on
     rows = []
     if training:
+        characters = f"{training['characters']:,} characters, " if "characters" in training else ""
         rows = [
-            ("trained on", f"{training['characters']:,} characters, {training['tokens']:,} tokens, {training['epochs']:.2f} epochs"),
+            ("trained on", f"{characters}{training['tokens']:,} {labels}, {training['epochs']:.2f} epochs"),
             ("optimizer steps", f"{training['steps']:,}"),
             ("ended by", end_of_training(facts, recipe)),
-            ("time", f"{training['seconds']:,.1f} s, {training['tokens_per_second']:,.0f} tokens/s"),
+            ("time", f"{training['seconds']:,.1f} s, {training['tokens_per_second']:,.0f} {labels}/s"),
         ]
     memory = f", {hardware['memory_gigabytes']} GiB of memory" if hardware["memory_gigabytes"] else ""
     return [
@@ -229,20 +270,21 @@ def _as_yaml(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=math.inf).removesuffix("\n").removesuffix("\n...")
 
 
-def _data(facts: dict[str, Any]) -> dict[str, Any]:
+def _data(facts: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     data = facts["data"]
+    counts = {key: title for key, title in SPLIT_COUNTS.items() if key in data["splits"]["train"]}
+    begins = "begins" if recipe.task in ("causal_lm", "masked_lm") else "begins with the row"
     sampled = next((name for name, split in data["splits"].items() if split["sample"]), None)
     return {
         "what": data_description(facts),
-        "splits": [
-            (escape(name), *(f"{split[key]:,}" for key in ("characters", "bytes", "tokens", "documents"))) for name, split in data["splits"].items()
-        ],
+        "splits_head": list(counts.values()),
+        "splits": [(escape(name), *(f"{split[key]:,}" for key in counts)) for name, split in data["splits"].items()],
         "rows": [
-            (key, inline_code(data[name]))
-            for key, name in {"origin": "origin", "licence": "license", "language": "language", "fingerprint": "fingerprint"}.items()
-            if data[name]
+            (title, inline_code(data[name] if isinstance(data[name], str) else ", ".join(data[name])))
+            for name, title in DATA_FACTS.items()
+            if data.get(name)
         ],
-        "sample_of": f"The {escape(sampled)} split begins:" if sampled else "",
+        "sample_of": f"The {escape(sampled)} split {begins}:" if sampled else "",
         "sample": fence(data["splits"][sampled]["sample"], "text") if sampled else "",
     }
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 
-from ..evaluation.metrics import METRICS
+from ..evaluation.task_figures import task_figures
 from ..recipe import Recipe
+from .task_wording import WORDING
 
-TASK_NAMES = {"causal_lm": ("text-generation", "Text Generation")}  # recipe's task: the Hub's pipeline tag and its title
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-HUB_METRIC = "bits_per_byte"  # the one figure that compares models across tokenizers and scripts
+HUB_METRICS = {"causal_lm": "bits_per_byte"}  # the one figure that compares models across tokenizers and scripts; of other tasks the headline
 DIGITS = 6  # of a published figure
 
 
@@ -37,13 +37,21 @@ def card_metadata(facts: dict[str, Any], recipe: Recipe, evaluation: Evaluation 
         language=facts["data"]["language"],
         license=recipe.publish.license,
         library_name="transformers",
-        pipeline_tag=TASK_NAMES[recipe.task][0],
+        pipeline_tag=hub_task(facts, recipe)[0],
         tags=_tags(recipe),
         datasets=[dataset] if dataset else None,
         base_model=base if base and is_hub_id(base) else None,
         model_name=facts["name"],
         eval_results=_results(facts, recipe, evaluation) or None,
     )
+
+
+def hub_task(facts: dict[str, Any], recipe: Recipe) -> tuple[str, str]:
+    """The Hub's name and title of the task: from one language to another it is translation."""
+    target = facts["data"].get("target_language")
+    if recipe.task == "seq2seq" and target and target != facts["data"]["language"]:
+        return "translation", "Translation"
+    return WORDING[recipe.task].pipeline_tag, WORDING[recipe.task].title
 
 
 def is_hub_id(name: str) -> bool:
@@ -53,14 +61,14 @@ def is_hub_id(name: str) -> bool:
 
 def _tags(recipe: Recipe) -> list[str]:
     cell = recipe.model.config.get("cell_type")
-    return ["hflab", "language-model", *([recipe.model.family] if recipe.model.family else []), *([cell] if cell else [])]
+    return ["hflab", WORDING[recipe.task].tag, *([recipe.model.family] if recipe.model.family else []), *([cell] if cell else [])]
 
 
 def _results(facts: dict[str, Any], recipe: Recipe, evaluation: Evaluation | None) -> list[EvalResult]:
     """A result per finite figure."""
     if evaluation is None:
         return []
-    data, (task, title) = recipe.data, TASK_NAMES[recipe.task]
+    data, (task, title) = recipe.data, hub_task(facts, recipe)
     return [
         EvalResult(
             task_type=task,
@@ -74,7 +82,7 @@ def _results(facts: dict[str, Any], recipe: Recipe, evaluation: Evaluation | Non
             metric_name=metric.unit if _words(name) == metric.unit else f"{_words(name)} ({metric.unit})",
             metric_value=round(value, DIGITS),
         )
-        for name, metric in METRICS.items()
+        for name, metric in task_figures(recipe).metrics.items()
         if math.isfinite(value := evaluation.figures[name])
     ]
 
@@ -90,12 +98,15 @@ def hub_evaluation_entries(recipe: Recipe, evaluation: Evaluation | None) -> lis
     """
     if evaluation is None or recipe.data.source != "hub" or recipe.data.dataset is None:
         return []
-    value = evaluation.figures[HUB_METRIC]
+    shown = task_figures(recipe)
+    name = HUB_METRICS.get(recipe.task, shown.headline)
+    value, metric = evaluation.figures[name], shown.metrics[name]
+    counted = f"{evaluation.figures[shown.counted]:,} {shown.counted.removeprefix('num_')}"
     entry = EvalResultEntry(
         dataset_id=recipe.data.dataset,
         task_id=recipe.data.config_name or "default",
         value=round(value, DIGITS),
         dataset_revision=recipe.data.revision,
-        notes=f"{METRICS[HUB_METRIC].unit} of the {evaluation.split} split, lower is better; {evaluation.figures['num_tokens']:,} tokens",
+        notes=f"{metric.unit} of the {evaluation.split} split, {metric.direction} is better; {counted}",
     )
     return eval_result_entries_to_yaml([entry]) if math.isfinite(value) else []

@@ -5,12 +5,14 @@
 
 from typing import Any
 
+from ..evaluation.task_figures import show_figure, task_figures, writes_symbols
 from ..recipe import Recipe
 from .card_metadata import Evaluation
 from .markdown import escape, inline_code
+from .task_wording import WORDING, figure_title
 
 TOKENIZER_KINDS = {"character": "character-level", "byte_bpe": "byte-level BPE", "word": "word-level"}
-UNITS_OF_VOCABULARY = {"character": "character", "word": "word"}  # tokenizers that do not know every text
+UNITS_OF_VOCABULARY = {"character": "character", "word": "word", "symbols": "symbol"}  # tokenizers that do not know every text
 UNFINISHED = {
     "interrupted": "Training was interrupted before its budget was used up.",
     "failed": "Training failed before its budget was used up.",
@@ -22,21 +24,32 @@ ENDINGS = {"budget": "the budget was used up", "early stopping": "early stopping
 def summary_sentences(facts: dict[str, Any], recipe: Recipe, evaluation: Evaluation | None) -> str:
     """What the model is, and how good: two sentences."""
     model, data, cell = facts["model"], facts["data"], recipe.model.config.get("cell_type")
-    kind = TOKENIZER_KINDS.get(recipe.processor.tokenizer) if recipe.model.pretrained is None else None
+    models_text = WORDING[recipe.task].text == "text"
+    kind = TOKENIZER_KINDS.get(recipe.processor.tokenizer) if recipe.model.pretrained is None and models_text else None
     described = [inline_code(model["class"]), *([f"{inline_code(cell)} cell"] if cell else []), f"{model['num_parameters']:,} parameters"]
     origin = f"fine-tuned from {inline_code(_name(recipe.model.pretrained))}" if recipe.model.pretrained else "trained from scratch"
-    characters = f"{data['splits']['train']['characters']:,} characters"
+    train, wording = data["splits"]["train"], WORDING[recipe.task]
+    amount = f"{train['characters']:,} characters" if "characters" in train else f"{train['rows']:,} rows"
     first = (
-        f"**{escape(facts['name'])}** is a {kind + ' ' if kind else ''}language model ({', '.join(described)}), "
-        f"{origin} on {escape(data['name'])} ({characters}{_language(data)})."
+        f"**{escape(facts['name'])}** is a {kind + ' ' if kind else ''}{wording.kind} ({', '.join(described)}), "
+        f"{origin} on {escape(data['name'])} ({amount}{_language(data)})."
     )
     if evaluation is None:
-        return f"{first} No figure on held-out text was measured."
+        return f"{first} No figure on held-out {wording.text} was measured."
+    if recipe.task != "causal_lm":
+        return f"{first} {_headline(recipe, evaluation)}"
     bits = evaluation.figures["bits_per_character"]
     return (
         f"{first} On the {escape(evaluation.split)} split, which it was not trained on, it needs **{bits:.3f} bits per character**: "
         f"at each character it is on average as unsure as among {2**bits:.1f} equally likely ones."
     )
+
+
+def _headline(recipe: Recipe, evaluation: Evaluation) -> str:
+    """The most telling figure of a task other than language modelling."""
+    shown = task_figures(recipe)
+    figure = show_figure(evaluation.figures[shown.headline], shown.metrics[shown.headline])
+    return f"On the {escape(evaluation.split)} split, which it was not trained on, its {figure_title(shown.headline)} is **{figure}**."
 
 
 def _language(data: dict[str, Any]) -> str:
@@ -55,8 +68,11 @@ def unfinished_notice(facts: dict[str, Any]) -> str:
     return UNFINISHED[facts["status"]] + steps
 
 
-def figures_subject(facts: dict[str, Any], evaluation: Evaluation) -> str:
-    """Which text the figures are of, and how much of it."""
+def figures_subject(facts: dict[str, Any], recipe: Recipe, evaluation: Evaluation) -> str:
+    """Which text or examples the figures are of, and how much of them."""
+    if recipe.task != "causal_lm":
+        when = "" if evaluation.step is None else f", after {evaluation.step:,} optimizer steps"
+        return f"On the **{escape(evaluation.split)}** split of {escape(facts['data']['name'])}: {_amount(facts, recipe, evaluation)}{when}."
     figures, split = evaluation.figures, facts["data"]["splits"].get(evaluation.split)
     part = f" of {split['tokens']:,}" if split and split["tokens"] != figures["num_tokens"] else ""
     when = "" if evaluation.step is None else f", after {evaluation.step:,} optimizer steps"
@@ -66,12 +82,24 @@ def figures_subject(facts: dict[str, Any], evaluation: Evaluation) -> str:
     )
 
 
+def _amount(facts: dict[str, Any], recipe: Recipe, evaluation: Evaluation) -> str:
+    figures = evaluation.figures
+    if recipe.task == "masked_lm":
+        return f"{figures['num_pairs']:,} pairs of segments with {figures['num_tokens']:,} hidden tokens"
+    split = facts["data"]["splits"].get(evaluation.split)
+    part = f" of {split['rows']:,}" if split and split["rows"] != figures["num_rows"] else ""
+    words = f" with {figures['num_labels']:,} labelled words" if recipe.task == "token_classification" else ""
+    return f"{figures['num_rows']:,}{part} rows{words}"
+
+
 def figures_method(recipe: Recipe) -> str:
     """How the figures were measured."""
-    return (
-        f"Every token is predicted and counted once; the text is read in up to {recipe.evaluation.batch_size} contiguous pieces. "
-        "The figures per token compare only with models of the same tokenizer, those per character and per byte with any. "
-        "This measures them again:"
+    beams = recipe.evaluation.num_beams
+    symbols = writes_symbols(recipe)
+    return WORDING[recipe.task].method.format(
+        lanes=recipe.evaluation.batch_size,
+        decoding="greedily" if beams == 1 else f"with {beams} beams",
+        detail="A symbol is what white space separates." if symbols else "BLEU and chrF are those of the whole split, by sacrebleu.",
     )
 
 
@@ -107,30 +135,31 @@ def limitation_sentences(facts: dict[str, Any], recipe: Recipe, evaluation: Eval
         evaluation: the evaluation that the card reports.
         num_looks: evaluations on the reported split before that one.
     """
-    sentences = [
-        f"It continues text in the manner of its training text ({escape(facts['data']['name'])}{_language(facts['data'])}); for text of any "
-        "other kind the figures do not hold. It was not trained to follow instructions, and what it states may be false."
-    ]
+    wording, data = WORDING[recipe.task], facts["data"]
+    classes = ", ".join(inline_code(name) for name in data.get("labels") or [])
+    named = f"{escape(data['name'])}{_language(data)}"
+    sentences = [wording.limitation.replace("{data}", named).replace("{classes}", classes)]
     if recipe.model.pretrained is None and recipe.processor.tokenizer in UNITS_OF_VOCABULARY:
         size, unit = facts["model"]["tokenizer_vocab_size"], UNITS_OF_VOCABULARY[recipe.processor.tokenizer]
         sentences.append(
-            f"Its vocabulary of {size:,} holds {unit}s of the training text and special tokens: a prompt with any other {unit} is refused."
+            f"Its vocabulary of {size:,} holds {unit}s of the training {wording.text} and special tokens: {wording.unknown.format(unit=unit)}."
         )
     sentences += [
-        _limit_of_figures(evaluation, num_looks),
+        _limit_of_figures(evaluation, num_looks, wording.text),
         *_limit_of_unknown_tokens(facts, evaluation),
+        *_limit_of_length(facts, recipe),
         _limit_of_repetition(facts, recipe),
     ]
     if facts["status"] != "finished":
         sentences.append(UNFINISHED[facts["status"]])
     if not facts["data"]["license"]:
-        sentences.append("The licence of the training text was not stated; find it out before using the model in public.")
+        sentences.append(f"The licence of the training {wording.text} was not stated; find it out before using the model in public.")
     return sentences
 
 
-def _limit_of_figures(evaluation: Evaluation | None, num_looks: int) -> str:
+def _limit_of_figures(evaluation: Evaluation | None, num_looks: int, text: str) -> str:
     if evaluation is None:
-        return "How good it is on text that it was not trained on was not measured."
+        return f"How good it is on {text} that it was not trained on was not measured."
     if num_looks:
         return (
             f"The figures are of the {escape(evaluation.split)} split, on which the model was also evaluated {num_looks} times while it trained. "
@@ -141,12 +170,24 @@ def _limit_of_figures(evaluation: Evaluation | None, num_looks: int) -> str:
 
 def _limit_of_unknown_tokens(facts: dict[str, Any], evaluation: Evaluation | None) -> list[str]:
     split = facts["data"]["splits"].get(evaluation.split) if evaluation else None
-    if not split or not split["unknown_tokens"]:
+    if not split or not split.get("unknown_tokens"):
         return []
     return [
         f"{split['unknown_tokens']:,} of the {split['tokens']:,} tokens of that split stand for text that the tokenizer does not know. "
         "To predict such a token is easier than to predict the text, so the figures are a little too good."
     ]
+
+
+def _limit_of_length(facts: dict[str, Any], recipe: Recipe) -> list[str]:
+    """Where labelled examples were cut, and how many of them."""
+    splits = facts["data"]["splits"]
+    if "rows_cut" not in splits["train"]:
+        return []
+    counts = ", ".join(f"{split['rows_cut']:,} of the {split['rows']:,} rows of the {escape(name)} split" for name, split in splits.items())
+    inputs = f"Inputs of more than {recipe.data.max_source_tokens} tokens"
+    if recipe.task == "seq2seq":
+        inputs += f" and targets of more than {recipe.data.max_target_tokens or recipe.data.max_source_tokens}"
+    return [f"{inputs} were cut at their end, in training and for the loss: {counts}."]
 
 
 def _limit_of_repetition(facts: dict[str, Any], recipe: Recipe) -> str:
@@ -158,7 +199,7 @@ def _limit_of_repetition(facts: dict[str, Any], recipe: Recipe) -> str:
 
 def reproduction_method(recipe: Recipe) -> str:
     """What to do to train the model again."""
-    text = ", set its `data.path` to the text" if recipe.data.path else ""
+    text = f", set its `data.path` to the {WORDING[recipe.task].text}" if recipe.data.path else ""
     return f"To train the model again, save the recipe above as `recipe.yaml`{text}, and run `hflab train recipe.yaml`. This run was started by:"
 
 
@@ -176,4 +217,5 @@ def licence_sentence(facts: dict[str, Any], recipe: Recipe) -> str:
     """Licences of the model and of the text it was trained on."""
     text = facts["data"]["license"]
     said = f"under {inline_code(text)}" if text else "under a licence that was not stated"
-    return f"The model is published under {inline_code(recipe.publish.license)}. The text it was trained on is {said}."
+    verb = "text it was trained on is" if WORDING[recipe.task].text == "text" else "data it was trained on are"
+    return f"The model is published under {inline_code(recipe.publish.license)}. The {verb} {said}."

@@ -1,5 +1,6 @@
 """The learning curve of a run as a picture. Knows the lines of metrics.jsonl, nothing else of a run."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,19 @@ DOTS_PER_INCH = 200  # twice what a card of 700 pixels shows, for sharp screens
 FIRST_LOSSES_CUT = 0.02  # share of the training line that may lie above the picture: the fall from the untrained loss
 
 
+@dataclass(frozen=True)
+class CurveAxes:
+    """What a learning curve shows: a figure of metrics.jsonl by its key and its words, against an amount of training, measured on `text`."""
+
+    key: str = "bits_per_character"
+    figure: str = "bits per character"
+    trained_on: str = "characters"
+    text: str = "text"
+
+
+LANGUAGE_MODEL_AXES = CurveAxes()
+
+
 def tokens_at(metrics: list[dict[str, Any]], steps: list[int]) -> list[float]:
     """Tokens trained on after each of `steps` optimizer steps, interpolated between the logged ones."""
     training = [line for line in metrics if line["kind"] == "train"]
@@ -20,14 +34,14 @@ def tokens_at(metrics: list[dict[str, Any]], steps: list[int]) -> list[float]:
     return [float(tokens) for tokens in np.interp(steps, known_steps, known_tokens)]
 
 
-def draw_learning_curve(metrics: list[dict[str, Any]], characters_per_token: float, path: Path) -> bool:
-    """Draw bits per character against characters trained on into the PNG file `path`; return whether there was anything to draw.
+def draw_learning_curve(metrics: list[dict[str, Any]], units_per_token: float, path: Path, shown: CurveAxes = LANGUAGE_MODEL_AXES) -> bool:
+    """Draw the figure against the amount of training into the PNG file `path`; return whether there was anything to draw.
 
     The same lines give the same file. Nothing is drawn, and an earlier picture is removed, when there are fewer than two points.
     """
     watched = next((line["split"] for line in metrics if line["kind"] == "evaluation"), None)  # the split evaluated while training
     curves = {
-        kind: _points([line for line in metrics if line["kind"] == "train" or line["split"] == watched], kind, characters_per_token)
+        kind: _points([line for line in metrics if line["kind"] == "train" or line["split"] == watched], kind, units_per_token, shown.key)
         for kind in ("train", "evaluation")
     }
     path.unlink(missing_ok=True)
@@ -40,41 +54,41 @@ def draw_learning_curve(metrics: list[dict[str, Any]], characters_per_token: flo
     figure = Figure(figsize=PICTURE_INCHES, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    _draw(axes, curves)
+    _draw(axes, curves, shown)
     canvas.print_figure(path, dpi=DOTS_PER_INCH, metadata={"Software": None})
     return True
 
 
-def _points(metrics: list[dict[str, Any]], kind: str, characters_per_token: float) -> np.ndarray:
-    """(characters trained on, bits per character) of each line of `kind`; (N, 2), without those that are no number.
+def _points(metrics: list[dict[str, Any]], kind: str, units_per_token: float, key: str = LANGUAGE_MODEL_AXES.key) -> np.ndarray:
+    """(amount of training, figure) of each line of `kind` that has the figure; (N, 2), without those that are no number.
 
     A training line is a mean since the one before it, and is drawn in the middle of that stretch.
     """
-    lines = [line for line in metrics if line["kind"] == kind]
-    characters = np.array(tokens_at(metrics, [line["step"] for line in lines])) * characters_per_token
-    if kind == "train":
-        characters = (characters + np.concatenate([[0.0], characters[:-1]])) / 2
-    bits = np.array([line["bits_per_character"] for line in lines], dtype=float)
-    return np.stack([characters, bits], axis=1)[np.isfinite(bits)]
+    lines = [line for line in metrics if line["kind"] == kind and key in line]
+    amounts = np.array(tokens_at(metrics, [line["step"] for line in lines])) * units_per_token
+    if kind == "train" and lines:
+        amounts = (amounts + np.concatenate([[0.0], amounts[:-1]])) / 2
+    values = np.array([line[key] for line in lines], dtype=float)
+    return np.stack([amounts, values], axis=1)[np.isfinite(values)]
 
 
-def _draw(axes: Any, curves: dict[str, np.ndarray]) -> None:
+def _draw(axes: Any, curves: dict[str, np.ndarray], named: CurveAxes) -> None:
     from matplotlib.ticker import EngFormatter
 
     training, evaluation = curves["train"], curves["evaluation"]
     if len(training):
-        axes.plot(*training.T, color=TRAINING_COLOR, linewidth=1.8, label="training text", zorder=2)
+        axes.plot(*training.T, color=TRAINING_COLOR, linewidth=1.8, label=f"training {named.text}", zorder=2)
     if len(evaluation):
         style = {"color": EVALUATION_COLOR, "linewidth": 1.8, "marker": "o", "markersize": 6, "markeredgecolor": "white"}
-        axes.plot(*evaluation.T, **style, label="held-out text", zorder=3)
+        axes.plot(*evaluation.T, **style, label=f"held-out {named.text}", zorder=3)
         last = evaluation[-1]
         axes.annotate(f"{last[1]:.3f}", last, xytext=(0, 9), textcoords="offset points", ha="right", fontsize=12, color=EVALUATION_COLOR)
     shown = np.concatenate([evaluation[:, 1], training[int(len(training) * FIRST_LOSSES_CUT) :, 1]])
     low, high = shown.min(), shown.max()
     axes.set_ylim(low - 0.08 * (high - low) - 1e-3, high + 0.08 * (high - low) + 1e-3)
     axes.set_xlim(left=0)
-    axes.set_xlabel("characters trained on", fontsize=12)
-    axes.set_ylabel("bits per character", fontsize=12)
+    axes.set_xlabel(f"{named.trained_on} trained on", fontsize=12)
+    axes.set_ylabel(named.figure, fontsize=12)
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.tick_params(labelsize=11)
     axes.grid(alpha=0.3, linewidth=0.6)

@@ -12,6 +12,7 @@ Checkpoints stay on this machine and hold pickles; a published model never does.
 
 import dataclasses
 import json
+import logging
 import os
 import re
 import shutil
@@ -39,6 +40,7 @@ RESUMABLE = {
     "training.keep_checkpoints",
     "training.early_stopping_patience",
 }
+logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)  # it warns of every tied weight that it rightly writes once
 FREE_SECTIONS = {"evaluation", "publish", "tracking", "description"}
 
 
@@ -48,9 +50,9 @@ class Progress:
 
     step: int = 0  # optimizer steps done
     micro_step: int = 0  # forward and backward passes done of the next one
-    tokens: int = 0  # tokens trained on, over all processes
+    tokens: int = 0  # tokens trained on (labels, where a task predicts something else), over all processes
     seconds: float = 0.0  # of training, without evaluation and checkpoints
-    best_loss: float = float("inf")  # nats per token, of the evaluations so far
+    best_loss: float | None = None  # best value so far of the figure that early stopping watches, the loss of most tasks; None: no evaluation yet
     evaluations_since_best: int = 0
     metrics_size: int = 0  # bytes of metrics.jsonl
 

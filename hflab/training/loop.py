@@ -3,7 +3,7 @@
     run = train(load_recipe("char_lstm_shakespeare"), name="char_lstm_shakespeare")
     run = resume(Path("runs/bpe_lstm_shakespeare"))
 
-It knows nothing about text or models (tasks.py does), about cards or about the command line. Under `accelerate launch` every process runs
+It knows nothing about text or models (task.py and the tasks do), about cards or about the command line. Under `accelerate launch` every process runs
 this code; the first one alone writes the run folder.
 """
 
@@ -189,7 +189,9 @@ def _optimizer_step(session: Session) -> bool:
     accelerator, passes = session.accelerator, session.recipe.training.gradient_accumulation_steps
     learning_rate = learning_rate_at(training, progress.step, session.budget_used())
     for group in session.optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("lr_scale", 1.0)
+    if session.unfreezing is not None:
+        session.unfreezing.before_step(progress.step)
     if not session.model.training:  # an evaluation came between; setting the mode of every module takes time
         session.model.train()
 
@@ -204,6 +206,8 @@ def _optimizer_step(session: Session) -> bool:
         if progress.micro_step < passes and session.agreed_to_stop():
             return False
 
+    if session.unfreezing is not None:
+        session.unfreezing.drop_frozen_gradients(progress.step)
     state.gradient_norm_sum += _clip_gradients(session)
     session.optimizer.step()
     session.optimizer.zero_grad(set_to_none=True)
@@ -231,7 +235,7 @@ def _clip_gradients(session: Session) -> Tensor:
 
 def _log(session: Session) -> None:
     """Write the mean over the steps since the last line, and show it. Raises `UserError` when the loss is no number."""
-    state, progress, characters = session.state, session.progress, session.task.characters_per_token
+    state, progress, task = session.state, session.progress, session.task
     loss = session.accelerator.reduce(state.loss_sum.clone(), reduction="sum").item() / state.loss_tokens
     _check_finite(session, loss)
     line = {
@@ -240,7 +244,7 @@ def _log(session: Session) -> None:
         "epoch": progress.step / session.batches.steps_per_epoch,
         "tokens": progress.tokens,
         "loss": loss,
-        "bits_per_character": loss / math.log(2) / characters,
+        **task.log_figures(loss),
         "learning_rate": session.optimizer.param_groups[0]["lr"],
         "gradient_norm": state.gradient_norm_sum.item() / state.steps_since_log,
         "timing": {"seconds": progress.seconds, "tokens_per_second": progress.tokens / progress.seconds},
@@ -248,8 +252,7 @@ def _log(session: Session) -> None:
     if session.accelerator.is_main_process:
         session.run.append_metrics(line)
     _track(session, line)
-    speed = progress.tokens * characters / progress.seconds
-    figures = f"loss {loss:.3f} · {line['bits_per_character']:.3f} bits/char · {speed:,.0f} char/s"
+    figures = task.describe_progress(loss, progress.tokens / progress.seconds)
     session.reporter.update(session.budget_used(), progress.seconds, figures, step=progress.step)
     reset_sums(session)
 
@@ -273,28 +276,29 @@ def _evaluation_is_due(session: Session, used_before: float) -> bool:
 
 def _evaluate(session: Session) -> dict[str, float]:
     """Evaluate on the validation split, all of it at the end; early stopping keeps the best weights."""
-    limit = None if session.budget_used() >= 1.0 else session.recipe.evaluation.max_tokens
-    figures, progress = _evaluate_split(session, "validation", limit), session.progress
+    figures, progress = _evaluate_split(session, "validation", in_full=session.budget_used() >= 1.0), session.progress
+    shown = session.task.figures
+    watched = figures[shown.watched]
     progress.evaluations_since_best += 1
-    if figures["loss"] < progress.best_loss:
-        progress.best_loss, progress.evaluations_since_best = figures["loss"], 0
+    if progress.best_loss is None or shown.is_better(watched, progress.best_loss):
+        progress.best_loss, progress.evaluations_since_best = watched, 0
         if session.recipe.training.early_stopping_patience is not None and session.accelerator.is_main_process:
             session.best_weights.parent.mkdir(exist_ok=True)
             save_model(innermost(session.evaluated_model), str(session.best_weights))
     return figures
 
 
-def _evaluate_split(session: Session, split: str, limit: int | None) -> dict[str, float]:
+def _evaluate_split(session: Session, split: str, *, in_full: bool) -> dict[str, float]:
     started = time.perf_counter()
-    figures = session.task.evaluate(session.evaluated_model, session.accelerator, split, limit)
+    figures = session.task.evaluate(session.evaluated_model, session.accelerator, split, in_full=in_full).figures
     seconds = time.perf_counter() - started
     sample = ""
     if session.accelerator.is_main_process:
-        if split == "validation" and session.recipe.evaluation.sample_tokens:
+        if split == "validation":
             sample = session.task.preview(innermost(session.evaluated_model))
         line = {"kind": "evaluation", "step": session.progress.step, "split": split, **figures, "sample": sample, "timing": {"seconds": seconds}}
         session.run.append_metrics(line)
-        title = f"step {session.progress.step:,} · {split} loss {figures['loss']:.4f} · {figures['bits_per_character']:.4f} bits/char"
+        title = f"step {session.progress.step:,} · {split} {session.task.describe_evaluation(figures)}"
         session.reporter.message("\n".join([title, *(f"    {row}" for row in sample.splitlines())]))
     _track(session, {f"{split}_{key}": value for key, value in figures.items()})
     return figures
@@ -335,9 +339,9 @@ def _finish(session: Session, stopped_by: str) -> None:
     if session.progress.evaluations_since_best and session.recipe.training.early_stopping_patience is not None:
         accelerator.wait_for_everyone()
         load_model(innermost(session.evaluated_model), str(session.best_weights))
-        figures = _evaluate_split(session, split, None)
+        figures = _evaluate_split(session, split, in_full=True)
     if "test" in task.prepared.splits:
-        split, figures = "test", _evaluate_split(session, "test", None)
+        split, figures = "test", _evaluate_split(session, "test", in_full=True)
     model = innermost(session.evaluated_model)
     # sharded weights have to be gathered from all processes, by all processes
     sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
@@ -356,7 +360,7 @@ def _training_facts(session: Session, stopped_by: str) -> dict[str, Any]:
     return {
         "steps": progress.step,
         "tokens": progress.tokens,
-        "characters": round(progress.tokens * session.task.characters_per_token),
+        **session.task.training_facts(progress.tokens),
         "epochs": progress.step / session.batches.steps_per_epoch,
         "seconds": progress.seconds,
         "tokens_per_second": progress.tokens / progress.seconds,

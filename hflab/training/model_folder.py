@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..recipe import Recipe
 from ..run_folder import RunFolder
+from .adapters import save_adapted_model
 from .checkpoints import raise_if_disk_full
 
 
@@ -24,7 +25,10 @@ def save_model_folder(
     partial = run.path / "model.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        model.save_pretrained(partial, state_dict=weights)
+        if recipe.model.lora is None:
+            model.save_pretrained(partial, state_dict=weights)
+        else:
+            save_adapted_model(model, recipe.model.lora, partial, weights)
         tokenizer.save_pretrained(partial)
         recipe.public().save(partial / "recipe.yaml")
     except Exception as error:  # safetensors and tokenizers raise types of their own for a full disk
@@ -44,6 +48,7 @@ def model_facts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     return {
         "class": type(model).__name__,
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "num_trained_parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         "num_bytes": sum(file.stat().st_size for file in weights),
         "weights_sha256": digest.hexdigest(),
         "tokenizer_vocab_size": len(tokenizer),

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from ..errors import UserError, check_choice
 from ..models.recurrent.cells_recurrent import RecurrentCell
 from ..recipe import TrainingSection
+from .freezing import learning_rate_scales
 from .muon import MuonWithAdamW
 
 SHORT_NAMES = {"adamw": "AdamW", "sgd": "SGD"}
@@ -30,10 +31,10 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
 
 
 def build_optimizer(model: nn.Module, section: TrainingSection) -> torch.optim.Optimizer:
-    """Optimizer over groups: matrices decay; biases, norms and embeddings do not.
+    """Optimizer over groups of what is trained: matrices decay; biases, norms and embeddings do not. A group has a "lr_scale" (see `_groups`).
 
     Raises:
-        UserError: unknown optimizer, or an argument that it does not take.
+        UserError: unknown optimizer, or an argument that it does not take; or Muon with a learning rate that differs from layer to layer.
     """
     cls = optimizer_class(section.optimizer)
     allowed = list(inspect.signature(cls).parameters)
@@ -42,26 +43,38 @@ def build_optimizer(model: nn.Module, section: TrainingSection) -> torch.optim.O
     given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in section.optimizer_arguments.items()}
     try:
         if cls is MuonWithAdamW:
+            if section.layer_learning_rate_decay < 1:
+                raise UserError(
+                    "training.optimizer is 'muon', which has one learning rate for all layers; remove layer_learning_rate_decay, or take adamw."
+                )
             hidden = _hidden_matrices(model)
             taken = {id(parameter) for parameters in hidden.values() for parameter in parameters}
             arguments: dict[str, Any] = {"weight_decay": section.weight_decay, **given}
             return MuonWithAdamW(hidden, _groups(model, section, taken), section.learning_rate, **arguments)
         arguments = {"lr": section.learning_rate} | ({"fused": True} if "fused" in allowed and "foreach" not in given else {})
         return cls(_groups(model, section, taken=set(), decays="weight_decay" in allowed), **(arguments | given))
+    except UserError:
+        raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"The optimizer {section.optimizer} refused its arguments {given}: {error}") from None
 
 
 def _groups(model: nn.Module, section: TrainingSection, taken: set[int], decays: bool = True) -> list[dict[str, Any]]:
-    """Parameter groups, decayed and plain, of what is trained and not `taken`."""
+    """Parameter groups of what is trained and not `taken`: decayed and plain, for each learning rate, the highest first.
+
+    "lr_scale" is what the loop multiplies the learning rate with; it follows from `layer_learning_rate_decay`.
+    """
     embeddings = {id(parameter) for module in model.modules() if isinstance(module, nn.Embedding) for parameter in module.parameters()}
-    matrices: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
+    scales = learning_rate_scales(model, section.layer_learning_rate_decay) if section.layer_learning_rate_decay < 1 else {}
+    members: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
         if parameter.requires_grad and id(parameter) not in taken:
-            (matrices if parameter.ndim >= 2 and id(parameter) not in embeddings else rest).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": matrices, "weight_decay": section.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return [group if decays else {"params": group["params"]} for group in groups if group["params"]]
+            is_matrix = parameter.ndim >= 2 and id(parameter) not in embeddings
+            members.setdefault((scales.get(id(parameter), 1.0), is_matrix), []).append(parameter)
+    return [
+        {"params": members[scale, is_matrix], "lr_scale": scale} | ({"weight_decay": section.weight_decay if is_matrix else 0.0} if decays else {})
+        for scale, is_matrix in sorted(members, reverse=True)
+    ]
 
 
 def _hidden_matrices(model: nn.Module) -> dict[int, list[nn.Parameter]]:

@@ -16,10 +16,13 @@ from ..errors import UserError, check_choice
 from ..recipe import Recipe
 from ..run_folder import RunFolder
 from .checkpoints import ProcessState, Progress
+from .forgetting import warn_of_forgetting
+from .freezing import GradualUnfreezing
 from .interruption import Interruption
 from .optimization import build_averaged_model, build_optimizer
 from .reporting import Reporter
-from .tasks import TASKS, Batches, Task
+from .task import Batches, Task
+from .tasks import TASKS
 
 TRACKERS = ("trackio", "tensorboard")
 # Where nothing scales or shards, Accelerate's optimizer only passes a step on, after it has searched twice for a package; so it is left out.
@@ -40,6 +43,7 @@ class Session:
     batches: Batches
     reporter: Reporter
     interruption: Interruption
+    unfreezing: GradualUnfreezing | None = None
     progress: Progress = field(default_factory=Progress)
     state: ProcessState = field(default_factory=ProcessState)
 
@@ -120,10 +124,16 @@ def build_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
 
 
 def prepare_task(recipe: Recipe, accelerator: Accelerator) -> Task:
-    """The recipe's task with its data; the first process tokenises, the others read what it wrote."""
+    """The recipe's task with its data; the first process tokenises, the others read what it wrote.
+
+    Raises:
+        UserError: whatever the data raise; or there is no validation split.
+    """
     task = TASKS[recipe.task](recipe)
     with accelerator.main_process_first():
         task.prepare()
+    if "validation" not in task.prepared.splits:
+        raise UserError("There is no validation split, which the figures of a run are of; set data.validation_fraction above 0.")
     return task
 
 
@@ -131,6 +141,12 @@ def open_session(recipe: Recipe, run: RunFolder, accelerator: Accelerator, task:
     """Build model, optimizer and batches for a fresh start; `load_checkpoint` may then move them on."""
     set_seed(recipe.training.seed)
     model = task.build_model()
+    if accelerator.is_main_process:
+        warn_of_forgetting(model, recipe)
+    unfreezing = None
+    if recipe.training.unfreeze_every_steps is not None:
+        several = accelerator.num_processes > 1
+        unfreezing = GradualUnfreezing(model, recipe.training.unfreeze_every_steps, several_processes=several)
     batches = task.batches()
     averaged = build_averaged_model(model, recipe.training)
     prepared, optimizer = accelerator.prepare(model, build_optimizer(model, recipe.training))
@@ -150,6 +166,7 @@ def open_session(recipe: Recipe, run: RunFolder, accelerator: Accelerator, task:
         batches=batches,
         reporter=Reporter(enabled=accelerator.is_main_process),
         interruption=interruption,
+        unfreezing=unfreezing,
     )
     reset_sums(session)
     # processes share the start, and drop out different units from here on

@@ -17,8 +17,8 @@ def test_tokens_between_logged_steps_are_interpolated():
 
 
 def test_training_means_lie_in_the_middle_of_what_they_are_means_of():
-    assert _points(METRICS, "train", characters_per_token=2.0).tolist() == [[100, 5.0], [400, 4.0]]
-    assert _points(METRICS, "evaluation", characters_per_token=2.0).tolist() == [[400, 4.5], [1000, 3.5]]
+    assert _points(METRICS, "train", units_per_token=2.0).tolist() == [[100, 5.0], [400, 4.0]]
+    assert _points(METRICS, "evaluation", units_per_token=2.0).tolist() == [[400, 4.5], [1000, 3.5]]
 
 
 @pytest.mark.parametrize("metrics", [[], METRICS[:1], METRICS[:2]])

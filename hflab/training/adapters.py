@@ -1,0 +1,141 @@
+"""LoRA through peft (Hu et al. 2021, arXiv:2106.09685): adapters put into a model, and saved alone or merged into its weights.
+
+The adapter's layers take the places of those that they adapt, so the model stays what it is for everybody else. peft is imported where it is used.
+"""
+
+import copy
+import logging
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from ..errors import UserError, nearest
+from ..recipe import LoraSection
+
+logger = logging.getLogger(__name__)
+
+ADAPTER = "default"  # peft's name of the only adapter
+# model type: last parts of the names of its recurrent and attention projections; peft knows those of transformers' models
+OWN_TARGETS = {
+    "recurrent": ["input_projection", "hidden_projection"],
+    "mini_transformer": ["query_key_value_projection", "query_projection", "key_value_projection"],
+}
+TASK_TYPES = {
+    "ForCausalLM": "CAUSAL_LM",
+    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+}
+
+
+def add_adapter(model: PreTrainedModel, section: LoraSection, head: str, fresh: set[str], base_name: str) -> None:
+    """Put an adapter into `model`, in place: its matrices and the modules with `fresh` parameters are trained, all else is frozen.
+
+    Raises:
+        UserError: peft is not installed, or a target is no layer that can have an adapter.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise UserError("model.lora needs the package peft; install it: pip install 'hflab[lora]'.") from None
+    targets = _targets(model, section)
+    layers = [module for name, module in model.named_modules() if name.rpartition(".")[2] in targets]
+    config = LoraConfig(
+        r=section.rank,
+        lora_alpha=section.alpha,  # type: ignore[arg-type]  # peft divides it, and takes any number
+        lora_dropout=section.dropout,
+        target_modules=targets,
+        modules_to_save=sorted({name.rpartition(".")[0] for name in fresh}) or None,
+        task_type=TASK_TYPES.get(head),
+        fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in layers),  # GPT-2 keeps its weights transposed
+        base_model_name_or_path=base_name,
+    )
+    if config.task_type is None:  # how peft finds the class of the base without one
+        config.auto_mapping = {"base_model_class": type(model).__name__, "parent_library": type(model).__module__}
+    inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+
+
+def _targets(model: PreTrainedModel, section: LoraSection) -> list[str]:
+    """Last parts of the names of the layers to adapt."""
+    layers: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | Conv1D | nn.Embedding):
+            layers[name.rpartition(".")[2]] = module
+    wanted = section.target_modules or [name for name in _default_targets(model) if name in layers]
+    if not wanted:
+        raise UserError(
+            f"There is no default of model.lora.target_modules for {type(model).__name__}; choose from its layers: {', '.join(sorted(layers))}."
+        )
+    for name in wanted:
+        if name not in layers:
+            raise UserError(
+                f"model.lora.target_modules holds {name!r}, which is no layer of {type(model).__name__}; choose from: "
+                f"{', '.join(sorted(layers))}.{nearest(name, layers)}"
+            )
+    embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
+    if isinstance(output, nn.Module) and isinstance(embedding, nn.Module) and output.weight is embedding.weight:
+        tied = [name for name in wanted if layers[name] is output or layers[name] is embedding]
+        if tied:
+            raise UserError(
+                f"model.lora.target_modules holds {tied[0]!r}, whose weight embedding and head share: merging would write the adapter into both "
+                "uses; leave it out."
+            )
+    return wanted
+
+
+def _default_targets(model: PreTrainedModel) -> list[str]:
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    known = {**TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, **OWN_TARGETS}.get(model.config.model_type, [])
+    return known if isinstance(known, list) else []  # peft writes a few as one regular expression
+
+
+def save_adapted_model(model: PreTrainedModel, section: LoraSection, folder: Path, weights: dict[str, Tensor] | None) -> None:
+    """Write the trained adapter into `folder`: merged, as an ordinary model, or alone. `weights` stand in for a sharded model's."""
+    if section.merge:
+        if weights is not None:
+            raise UserError("A sharded model cannot be merged with its adapter here; set model.lora.merge: false, and merge the adapter by peft.")
+        merged_copy(model).save_pretrained(folder)
+    else:
+        _save_adapter(model, folder, weights)
+
+
+def merged_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of `model` whose weights hold the adapter: an ordinary model, without a trace of peft."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    whole = copy.deepcopy(model)
+    for name, module in list(whole.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge(safe_merge=True)
+            plain = module.get_base_layer()
+        elif isinstance(module, ModulesToSaveWrapper):
+            plain = module.modules_to_save[ADAPTER]
+        else:
+            continue
+        parent, _, last = name.rpartition(".")
+        setattr(whole.get_submodule(parent), last, plain)
+    del whole.peft_config
+    return whole
+
+
+def _save_adapter(model: PreTrainedModel, folder: Path, weights: dict[str, Tensor] | None) -> None:
+    from peft import get_peft_model_state_dict
+
+    folder.mkdir(parents=True)
+    state: dict[str, Any] = get_peft_model_state_dict(model, state_dict=weights, adapter_name=ADAPTER, save_embedding_layers=False)
+    tensors = {f"base_model.model.{name}": tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = copy.deepcopy(model.peft_config[ADAPTER])
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+    if Path(str(config.base_model_name_or_path)).exists():
+        logger.warning(
+            "The adapter names its base by a folder of this machine, %s; before you publish it, write the base's Hub id into adapter_config.json.",
+            config.base_model_name_or_path,
+        )
