@@ -1,7 +1,8 @@
 """hflab: recurrent and small Transformer models as first-class Hugging Face citizens.
 
 `import hflab` makes `AutoModelForCausalLM.from_pretrained` and the pipelines of transformers know hflab's model families. The Python equal
-of every command is here too: `hflab.train`, `hflab.resume`, `hflab.evaluate`, `hflab.generate`, `hflab.write_card`.
+of every command is here too: `hflab.train`, `hflab.resume`, `hflab.evaluate`, `hflab.generate`, `hflab.generate_batch`, `hflab.inspect`,
+`hflab.write_card`.
 """
 
 import importlib
@@ -10,24 +11,54 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import evaluate, generate, resume, train
+    from .api import evaluate, generate, generate_batch, inspect, resume, train
     from .errors import UserError
-    from .generation.streaming import GenerationOptions
+    from .generation.options import GenerationOptions
     from .hub.card import write_card
-    from .models.recurrent import RecurrentConfig, RecurrentForCausalLM, RecurrentModel
+    from .models.mini_transformer import (
+        MiniTransformerConfig,
+        MiniTransformerForCausalLM,
+        MiniTransformerForConditionalGeneration,
+        MiniTransformerForMaskedLM,
+        MiniTransformerForPreTraining,
+        MiniTransformerForSequenceClassification,
+        MiniTransformerForTokenClassification,
+        MiniTransformerModel,
+    )
+    from .models.recurrent import (
+        RecurrentConfig,
+        RecurrentForCausalLM,
+        RecurrentForConditionalGeneration,
+        RecurrentForSequenceClassification,
+        RecurrentForTokenClassification,
+        RecurrentModel,
+    )
     from .recipe import Recipe, load_recipe
 
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "GenerationOptions": ".generation.streaming",
+    "GenerationOptions": ".generation.options",
+    "MiniTransformerConfig": ".models.mini_transformer",
+    "MiniTransformerForCausalLM": ".models.mini_transformer",
+    "MiniTransformerForConditionalGeneration": ".models.mini_transformer",
+    "MiniTransformerForMaskedLM": ".models.mini_transformer",
+    "MiniTransformerForPreTraining": ".models.mini_transformer",
+    "MiniTransformerForSequenceClassification": ".models.mini_transformer",
+    "MiniTransformerForTokenClassification": ".models.mini_transformer",
+    "MiniTransformerModel": ".models.mini_transformer",
     "Recipe": ".recipe",
     "RecurrentConfig": ".models.recurrent",
     "RecurrentForCausalLM": ".models.recurrent",
+    "RecurrentForConditionalGeneration": ".models.recurrent",
+    "RecurrentForSequenceClassification": ".models.recurrent",
+    "RecurrentForTokenClassification": ".models.recurrent",
     "RecurrentModel": ".models.recurrent",
     "UserError": ".errors",
     "evaluate": ".api",
     "generate": ".api",
+    "generate_batch": ".api",
+    "inspect": ".api",
     "load_recipe": ".recipe",
     "resume": ".api",
     "train": ".api",
@@ -36,14 +67,27 @@ _PUBLIC = {
 
 __all__ = [
     "GenerationOptions",
+    "MiniTransformerConfig",
+    "MiniTransformerForCausalLM",
+    "MiniTransformerForConditionalGeneration",
+    "MiniTransformerForMaskedLM",
+    "MiniTransformerForPreTraining",
+    "MiniTransformerForSequenceClassification",
+    "MiniTransformerForTokenClassification",
+    "MiniTransformerModel",
     "Recipe",
     "RecurrentConfig",
     "RecurrentForCausalLM",
+    "RecurrentForConditionalGeneration",
+    "RecurrentForSequenceClassification",
+    "RecurrentForTokenClassification",
     "RecurrentModel",
     "UserError",
     "__version__",
     "evaluate",
     "generate",
+    "generate_batch",
+    "inspect",
     "load_recipe",
     "resume",
     "train",

@@ -6,26 +6,41 @@ for piece in hflab.generate(run.model, "ROMEO:"):
     print(piece, end="")
 """
 
+import dataclasses
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator, PartialState
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
-from .data.batches import prepare_text
+from .data.examples import COLUMNS, EXAMPLE_SOURCES
 from .data.sources import SOURCES
-from .errors import UserError, check_choice
-from .evaluation.evaluator import evaluate_language_model
-from .generation.streaming import GenerationOptions, stream_text
+from .errors import UserError, cannot_be_loaded, check_choice
+from .evaluation.report import Evaluated, write_report
+from .evaluation.task_figures import TaskFigures
+from .generation.answering import answer_text
+from .generation.batches import DEFAULT_BATCH_SIZE, generate_texts
+from .generation.options import GenerationOptions
+from .generation.streaming import stream_text
 from .hub.card import write_card
 from .hub.usage import execute_usage
+from .inspection.loading import load_model
+from .inspection.reading import read_text
+from .inspection.writing import Inspection, write_inspection
 from .models import register_auto_classes
 from .recipe import Recipe, load_recipe, parse_recipe
 from .run_folder import RunFolder
 from .training import loop
+from .training.tasks import TASKS
+
+COLUMN_KEYS = ("source_column", "target_column", "text_column", "tokens_column", "label_column")
+KEPT_DATA_KEYS = (*COLUMN_KEYS, "max_source_tokens", "max_target_tokens", "sequence_length", "mask_probability")
 
 register_auto_classes()
 
@@ -69,10 +84,18 @@ def _complete(run: RunFolder, recipe: Recipe) -> RunFolder:
     """Execute the usage example and write the card, in the first process."""
     if is_main_process():
         shown = recipe.publish.repo_id or run.model.as_posix()
-        run.update_facts(usage=execute_usage(run.model, shown, run.read_facts()["prompt"]))
+        run.update_facts(usage=execute_usage(run.model, shown, run.read_facts()["prompt"], recipe.task))
         write_card(run.path)
     PartialState().wait_for_everyone()
     return run
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What an evaluation found, and what its figures are called."""
+
+    evaluated: Evaluated
+    shown: TaskFigures
 
 
 def evaluate(
@@ -80,49 +103,134 @@ def evaluate(
     data: str | None = None,
     *,
     split: str = "validation",
+    report: str | Path | None = None,
     overrides: dict[str, Any] | None = None,
     trust_remote_code: bool = False,
 ) -> dict[str, float]:
-    """Figures of a causal language model on held-out text; under `accelerate launch`, shared out over the processes.
+    """Figures of a model on held-out data; under `accelerate launch`, shared out over the processes.
 
     Args:
         model: Run folder, model folder or Hub id.
-        data: Name of a source, or a file or folder of text, all of which is then evaluated; default: the data the model was trained on.
+        data: Name of a source, or a file or folder of text or of labelled examples, all of which is then evaluated (a source or folder that has
+            splits of its own: its `split`); default: the data the model was trained on.
         split: Split of the model's own data: validation, test or train.
+        report: Markdown file to write with the figures and the worst and best rows; not for causal_lm, whose data are no rows.
         overrides: Dotted keys of the data and evaluation sections.
         trust_remote_code: Run the code that comes with a model of another family.
 
     Raises:
         UserError: there is no such model, split or data.
     """
+    found = measure(model, data, split=split, report=report, overrides=overrides, trust_remote_code=trust_remote_code)
+    return found.evaluated.figures
+
+
+def measure(
+    model: str | Path,
+    data: str | None = None,
+    *,
+    split: str = "validation",
+    report: str | Path | None = None,
+    overrides: dict[str, Any] | None = None,
+    trust_remote_code: bool = False,
+) -> Measurement:
+    """As `evaluate`, with the rows, the names and the units of the figures."""
     folder = model_folder(model)
     recipe = _evaluation_recipe(folder, data, overrides or {})
-    loaded, tokenizer = load_causal_model(folder, trust_remote_code=trust_remote_code)
+    if report is not None and recipe.task == "causal_lm":
+        raise UserError("A report lists the worst and best rows, and the text of causal_lm has no rows; leave --report out.")
+    task = TASKS[recipe.task](recipe)
+    loaded, tokenizer = load_headed_model(folder, task.auto_class(), trust_remote_code=trust_remote_code)
     accelerator = Accelerator(cpu=recipe.training.device == "cpu")
+    names: Any = loaded.config.id2label
+    classes = [names[number] for number in sorted(names)] if task.classifies else None
     with accelerator.main_process_first():
-        prepared = prepare_text(recipe.data, recipe.processor, tokenizer=tokenizer)
-    wanted = split if data is None else "train"  # with no fraction held out, all of given data is one split, named train
-    check_choice("The split", wanted, prepared.splits)
-    return evaluate_language_model(
-        loaded.to(accelerator.device),
-        prepared.splits[wanted],
-        batch_size=recipe.evaluation.batch_size,
-        sequence_length=recipe.data.sequence_length,
-        eos_token_id=tokenizer.eos_token_id,
-        accelerator=accelerator,
-        reset_at_documents=recipe.data.reset_at_documents,
-    )
+        task.prepare(tokenizer, classes)
+    splits = task.prepared.splits
+    # with no fraction held out, all of given data is one split, named train
+    wanted = "train" if data is not None and (recipe.task == "causal_lm" or split not in splits) else split
+    check_choice("The split", wanted, splits)
+    evaluated = task.evaluate(loaded.to(accelerator.device), accelerator, wanted, in_full=True)
+    if report is not None and accelerator.is_main_process:
+        title = f"{Path(model).name} on {'the ' + wanted + ' split' if data is None else Path(data).name}"
+        write_report(Path(report), title, evaluated, task.figures.metrics)
+    return Measurement(evaluated, task.figures)
 
 
 def generate(model: str | Path, prompt: str = "", options: GenerationOptions | None = None, *, trust_remote_code: bool = False) -> Iterator[str]:
-    """Stream the continuation of `prompt`, piece by piece, without the prompt itself.
+    """Stream the continuation of `prompt`, piece by piece, without the prompt itself; with beam search, and from an encoder-decoder, in one piece.
+
+    Args:
+        model: Run folder, model folder or Hub id.
+        prompt: Text to continue, or to answer.
+        options: How text is chosen; default: as `GenerationOptions` has it, and for an encoder-decoder as the model's generation config has it.
+        trust_remote_code: Run the code that comes with a model of another family.
 
     Raises:
-        UserError: there is no such model, or the prompt has characters that its tokenizer does not know.
+        UserError: there is no such model, the prompt has characters that its tokenizer does not know, or the model has too few positions.
     """
-    loaded, tokenizer = load_causal_model(model_folder(model), trust_remote_code=trust_remote_code)
+    folder = model_folder(model)
+    if answers(folder, trust_remote_code=trust_remote_code):
+        loaded, tokenizer = load_headed_model(folder, AutoModelForSeq2SeqLM, trust_remote_code=trust_remote_code)
+        return iter([answer_text(loaded.to(PartialState().device), tokenizer, prompt, options)])
+    chosen = options or GenerationOptions()
+    if chosen.num_beams > 1:
+        return generate_batch(model, [prompt], chosen, trust_remote_code=trust_remote_code)
+    loaded, tokenizer = _model_on_device(model, trust_remote_code)
+    return stream_text(loaded, tokenizer, prompt, chosen)
+
+
+def generate_batch(
+    model: str | Path,
+    prompts: Sequence[str],
+    options: GenerationOptions | None = None,
+    *,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    trust_remote_code: bool = False,
+) -> Iterator[str]:
+    """Yield the continuation of each of `prompts`, without the prompt; see `hflab.generation.batches` for what a seed promises.
+
+    Raises:
+        UserError: as `generate`, with the number of the prompt; all prompts are checked first.
+    """
+    loaded, tokenizer = _model_on_device(model, trust_remote_code)
+    return generate_texts(loaded, tokenizer, prompts, options or GenerationOptions(), batch_size=batch_size)
+
+
+def _model_on_device(model: str | Path, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    loaded, tokenizer = load_headed_model(model_folder(model), AutoModelForCausalLM, trust_remote_code=trust_remote_code)
     loaded.to(PartialState().device)
-    return stream_text(loaded, tokenizer, prompt, options or GenerationOptions())
+    return loaded, tokenizer
+
+
+def inspect(
+    model: str | Path, text: str, target: str | None = None, *, output: str | Path = "inspect", trust_remote_code: bool = False
+) -> Inspection:
+    """Write pictures and a page of what a model looks at while it reads `text`: the attention of every layer and head.
+
+    A recurrent language model has no attention; its surprise at each token and the change of its state are shown instead.
+
+    Args:
+        model: Run folder, model folder or Hub id, of any head.
+        text: What the model reads; of an encoder-decoder the source.
+        target: What an encoder-decoder is to write; default: what it writes by itself, always taking the likeliest token.
+        output: Folder for the files; it is made if need be, and only files of the same names are replaced.
+        trust_remote_code: Run the code that comes with a model of another family.
+
+    Raises:
+        UserError: there is no such model, it has nothing to show, or the text is empty, too long or has characters that it does not know.
+    """
+    loaded, tokenizer = load_model(model_folder(model), trust_remote_code=trust_remote_code)
+    return write_inspection(read_text(loaded, tokenizer, text, target), _shown_name(model), Path(output))
+
+
+def _shown_name(model: str | Path) -> str:
+    """What to call a model on a page: its Hub id, or the name of its folder or run, without the folders above."""
+    path = Path(model)
+    if not path.exists():
+        return str(model)
+    path = path.resolve()
+    return path.parent.name if path.name == "model" else path.name
 
 
 def is_main_process() -> bool:
@@ -140,17 +248,31 @@ def model_folder(model: str | Path) -> str:
     for candidate in (path, path / "model"):
         if (candidate / "config.json").is_file():
             return str(candidate)
+        if (candidate / "adapter_config.json").is_file():
+            if find_spec("peft") is None:
+                raise UserError(f"{candidate} holds an adapter, which needs the package peft; install it: pip install 'hflab[lora]'.")
+            return str(candidate)
     raise UserError(f"{path} holds no model (no config.json, nor model/config.json); give a run folder, a model folder or a Hub id.")
 
 
-def load_causal_model(folder: str, *, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def answers(folder: str, *, trust_remote_code: bool = False) -> bool:
+    """Whether the model answers a prompt (an encoder-decoder) rather than continuing it. Raises `UserError` when there is no such model."""
+    adapter = Path(folder) / "adapter_config.json"
+    if adapter.is_file():
+        return bool(json.loads(adapter.read_text(encoding="utf-8")).get("task_type") == "SEQ_2_SEQ_LM")
+    try:
+        return bool(AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code).is_encoder_decoder)
+    except (OSError, ValueError) as error:
+        raise cannot_be_loaded("The model", folder, error, "a run folder or model") from None
+
+
+def load_headed_model(folder: str, auto_class: Any, *, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer, on the CPU. Raises `UserError` when there is no such model, or it needs code that is not trusted."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        return AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code), tokenizer
+        return auto_class.from_pretrained(folder, trust_remote_code=trust_remote_code), tokenizer
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"The model {folder!r} cannot be loaded: {reason} Give a run folder, a model folder or a Hub id.") from None
+        raise cannot_be_loaded("The model", folder, error, "FOLDER instead of the id") from None
 
 
 def _evaluation_recipe(folder: str, data: str | None, overrides: dict[str, Any]) -> Recipe:
@@ -158,24 +280,41 @@ def _evaluation_recipe(folder: str, data: str | None, overrides: dict[str, Any])
     for key in overrides:
         if key.split(".")[0] not in {"data", "evaluation", "training"}:
             raise UserError(f"--{key} has no effect on an evaluation; keys of data, evaluation and training.device have.")
+    known = _trained_recipe(folder)
     if data is None:
-        run = RunFolder(Path(folder).parent)
-        if run.facts_file.is_file():  # the run's own recipe knows where the data are; the model's, made to be published, may not
-            return run.read_recipe(overrides)
-        try:
-            recipe_file = str(cached_file(folder, "recipe.yaml"))
-        except OSError:
+        if known is None:
             raise UserError(
                 f"The model {folder!r} cannot be found, or has no recipe.yaml that says which data it was trained on; "
                 "give a run folder, a model folder or a Hub id, or give --data too."
-            ) from None
-        return load_recipe(recipe_file, overrides)
-    section = {"source": data} if data in SOURCES else {"source": "text", "path": data}
-    if data not in SOURCES and not os.path.exists(data):
-        raise UserError(f"There is neither a file nor a source {data!r}; give a path or one of: {', '.join(SOURCES)}.")
-    values: dict[str, Any] = {"model": {"pretrained": folder}, "training": {"num_steps": 1}}
+            )
+        return load_recipe(known, overrides)
+    trained = load_recipe(known) if known is not None else None
+    task = trained.task if trained is not None else "causal_lm"
+    sources = list(EXAMPLE_SOURCES if task in COLUMNS else SOURCES)
+    if data not in sources and not os.path.exists(data):
+        raise UserError(f"There is neither a file nor a source {data!r}; give a path or one of: {', '.join(sources)}.")
+    own = "examples" if task in COLUMNS else "text"
+    section: dict[str, Any] = {"source": data} if data in sources else {"source": own, "path": data}
+    values: dict[str, Any] = {"task": task, "model": {"pretrained": folder}, "training": {"num_steps": 1}}
     values["data"] = section | {"validation_fraction": 0.0, "test_fraction": 0.0}
+    if trained is not None and task != "causal_lm":  # rows are cut and columns are named as they were in training
+        values["data"] |= {
+            key: getattr(trained.data, key) for key in KEPT_DATA_KEYS if key not in COLUMN_KEYS or section["source"] in ("examples", "hub")
+        }
+        values["processor"] = dataclasses.asdict(trained.processor)
+        values["evaluation"] = dataclasses.asdict(trained.evaluation)
     for key, value in overrides.items():
         name, _, field = key.partition(".")
         values.setdefault(name, {})[field] = value
     return parse_recipe(values)
+
+
+def _trained_recipe(folder: str) -> str | Path | None:
+    """The file of the recipe that the model was trained by, None where there is none."""
+    run = RunFolder(Path(folder).parent)
+    if run.facts_file.is_file():  # the run's own recipe knows where the data are; the model's, made to be published, may not
+        return run.recipe_file
+    try:
+        return str(cached_file(folder, "recipe.yaml"))
+    except OSError:
+        return None

@@ -7,8 +7,9 @@ import argparse
 import json
 import shlex
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from . import __version__
 from .errors import UserError, nearest
@@ -34,13 +35,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hflab", description="Train, evaluate and use recurrent language models.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="hflab", description="Train, evaluate and use recurrent models and small Transformers.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"hflab {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_recipes(commands)
     _add_train(commands)
     _add_evaluate(commands)
     _add_generate(commands)
+    _add_inspect(commands)
     _add_card(commands)
     return parser
 
@@ -68,25 +70,39 @@ def _add_train(commands: Any) -> None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    parser = _add_command(commands, "evaluate", "Measure a model on held-out text.", _run_evaluate, "--evaluation.batch_size 8")
+    parser = _add_command(commands, "evaluate", "Measure a model on held-out data.", _run_evaluate, "--evaluation.batch_size 8")
     parser.add_argument("model", help="run folder, model folder or Hub id")
-    parser.add_argument("--data", help="file, folder or source to evaluate on, all of it (default: the model's own held-out text)")
+    parser.add_argument("--data", help="file, folder or source to evaluate on, all of it (default: the model's own held-out data)")
     parser.add_argument("--split", default="validation", help="split of the model's own data (default: validation)")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write the worst and best rows into this Markdown file (not for causal_lm)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that the model brings; only for a source you trust")
 
 
 def _add_generate(commands: Any) -> None:
-    parser = _add_command(commands, "generate", "Continue a text.", _run_generate)
+    parser = _add_command(commands, "generate", "Continue a text or every prompt of a file, or answer one with an encoder-decoder.", _run_generate)
     parser.add_argument("model", help="run folder, model folder or Hub id")
-    parser.add_argument("--prompt", default="", help="text to continue (default: the beginning of a text)")
-    parser.add_argument("--max-new-tokens", type=int, default=400, help="tokens to add (default: 400)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest token (default: 0.8)")
+    parser.add_argument("--prompt", help="text to continue (default: the beginning of a text), or to answer")
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help='continue each line, or the "prompt" of each line of a .jsonl file')
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write prompts and texts here, as .jsonl (with --prompts; default: print them)")
+    parser.add_argument("--batch-size", type=int, help="prompts read at a time (with --prompts; default: 8)")
+    parser.add_argument("--max-new-tokens", type=int, help="tokens to add (default: 400, or as many as fit; its own limit for an answer)")
+    parser.add_argument("--temperature", type=float, help="0: always the likeliest token (default: 0.8, 0 with beams; an answer as saved)")
+    parser.add_argument("--num-beams", type=int, help="above 1: beam search for the likeliest text, shown when it is whole (default: 1)")
     parser.add_argument("--top-k", type=int, default=0, help="sample from the k likeliest tokens; 0: from all")
     parser.add_argument("--top-p", type=float, default=1.0, help="sample from the likeliest tokens that together have this probability")
     parser.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1: make tokens that occurred less likely")
-    parser.add_argument("--seed", type=int, help="the same seed gives the same text")
+    parser.add_argument("--seed", type=int, help="the same seed gives the same text; of --prompts, the n-th has the seed plus n - 1")
     parser.add_argument("--stop", action="append", default=[], help="end before this string; may be given several times")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that the model brings; only for a source you trust")
+
+
+def _add_inspect(commands: Any) -> None:
+    parser = _add_command(commands, "inspect", "Show what a model looks at in a text, as pictures and a page.", _run_inspect)
+    parser.add_argument("model", help="run folder, model folder or Hub id, of any head")
+    parser.add_argument("--text", required=True, help="text to read; for an encoder-decoder the source")
+    parser.add_argument("--target", help="what an encoder-decoder is to write (default: what it writes by itself)")
+    parser.add_argument("--output", type=Path, default=Path("inspect"), help="folder for the files (default: inspect)")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that the model brings; only for a source you trust")
 
 
@@ -120,13 +136,17 @@ def _run_recipes(options: argparse.Namespace, overrides: dict[str, str], command
         for key, kind, default, meaning in recipe_keys():
             print(f"--{key} ({kind}; {'null' if default is None else default})\n    {meaning}")
     elif options.sources:
+        from .data.example_sources import EXAMPLE_SOURCES
         from .data.sources import SOURCES
 
         for name, source in SOURCES.items():
             print(f"{name:20} {(source.__doc__ or '').splitlines()[0]}")
+        print("\nlabelled examples:")
+        for name, examples in EXAMPLE_SOURCES.items():
+            print(f"{name:20} {(examples.read.__doc__ or '').splitlines()[0]} ({', '.join(examples.tasks)})")
     else:
         for name in recipe_names():
-            print(f"{name:28} {load_recipe(name).description}")
+            print(f"{name:32} {load_recipe(name).description}")
     return 0
 
 
@@ -160,32 +180,89 @@ def _run_evaluate(options: argparse.Namespace, overrides: dict[str, str], comman
     from .summaries import describe_figures
 
     _without_loading_bars()
-    figures = api.evaluate(options.model, options.data, split=options.split, overrides=overrides, trust_remote_code=options.trust_remote_code)
+    found = api.measure(
+        options.model,
+        options.data,
+        split=options.split,
+        report=options.report,
+        overrides=overrides,
+        trust_remote_code=options.trust_remote_code,
+    )
     if api.is_main_process():
-        print(json.dumps(figures, indent=2) if options.json else describe_figures(figures))
+        figures = found.evaluated.figures
+        print(json.dumps(figures, indent=2) if options.json else describe_figures(figures, found.shown))
     return 0
 
 
 def _run_generate(options: argparse.Namespace, overrides: dict[str, str], command: str) -> int:
+    for name in ("output", "batch_size"):
+        if getattr(options, name) is not None and options.prompts is None:
+            raise UserError(f"--{name.replace('_', '-')} goes with --prompts FILE only; a single --prompt is printed as it is written.")
+    if options.prompts is not None and options.prompt is not None:
+        raise UserError("Both --prompt and --prompts were given; give one of them.")
     from . import api
-    from .generation.streaming import GenerationOptions
+    from .generation.options import GenerationOptions
 
     _without_loading_bars()
+    default_temperature = 0.8 if options.num_beams in (None, 1) else 0.0
     chosen = GenerationOptions(
         max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
+        num_beams=1 if options.num_beams is None else options.num_beams,
+        temperature=default_temperature if options.temperature is None else options.temperature,
         top_k=options.top_k,
         top_p=options.top_p,
         repetition_penalty=options.repetition_penalty,
         seed=options.seed,
         stop_strings=tuple(options.stop),
     )
-    pieces = api.generate(options.model, options.prompt, chosen, trust_remote_code=options.trust_remote_code)
-    print(options.prompt, end="", flush=True)
+    if options.prompts is not None:
+        return _continue_prompts(options, chosen)
+    prompt = options.prompt or ""
+    is_answer = api.answers(api.model_folder(options.model), trust_remote_code=options.trust_remote_code)
+    as_saved = is_answer and not any(getattr(options, name) is not None for name in ("max_new_tokens", "temperature", "num_beams"))
+    pieces = api.generate(options.model, prompt, None if as_saved else chosen, trust_remote_code=options.trust_remote_code)
+    print("" if is_answer else prompt, end="", flush=True)
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
     return 0
+
+
+def _run_inspect(options: argparse.Namespace, overrides: dict[str, str], command: str) -> int:
+    from . import api
+
+    _without_loading_bars()
+    inspection = api.inspect(options.model, options.text, options.target, output=options.output, trust_remote_code=options.trust_remote_code)
+    for note in inspection.notes:
+        print(note)
+    for file in (inspection.page, *inspection.pictures):
+        print(file)
+    return 0
+
+
+def _continue_prompts(options: argparse.Namespace, chosen: Any) -> int:
+    from . import api
+    from .generation.batches import DEFAULT_BATCH_SIZE
+    from .generation.prompt_files import read_prompts
+
+    prompts = read_prompts(options.prompts)
+    batch_size = DEFAULT_BATCH_SIZE if options.batch_size is None else options.batch_size
+    texts = api.generate_batch(options.model, prompts, chosen, batch_size=batch_size, trust_remote_code=options.trust_remote_code)
+    with _open_output(options.output) as file:
+        for prompt, text in zip(prompts, texts, strict=True):
+            print(json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False), file=file, flush=True)
+    return 0
+
+
+def _open_output(path: Path | None) -> AbstractContextManager[TextIO]:
+    if path is None:
+        return nullcontext(sys.stdout)
+    if path.suffix != ".jsonl":
+        raise UserError(f"--output is {str(path)!r}; it holds a line of JSON per prompt, so let its name end in .jsonl.")
+    try:
+        return path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--output {str(path)!r} cannot be written: {error.strerror}.") from None
 
 
 def _run_card(options: argparse.Namespace, overrides: dict[str, str], command: str) -> int:

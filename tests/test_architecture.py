@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "hflab"
-ANYTHING = {"api", "cli", "data", "errors", "evaluation", "generation", "hub", "models", "recipe", "run_folder", "summaries", "training"}
+ANYTHING = {"api", "cli", "data", "errors", "evaluation", "generation", "hub", "inspection", "models", "recipe", "run_folder", "summaries"}
+ANYTHING |= {"training"}
 # part of hflab -> the parts it may import; the way of a run goes in one direction
 ALLOWED = {
     "__init__": ANYTHING,
@@ -20,8 +21,9 @@ ALLOWED = {
     "run_folder": {"errors", "recipe"},
     "data": {"data", "errors", "recipe"},
     "models": {"models", "errors"},
-    "evaluation": {"evaluation", "data", "errors"},
+    "evaluation": {"evaluation", "data", "errors", "recipe"},  # which figures a model is measured by follows from its recipe
     "generation": {"generation", "evaluation", "data", "errors"},
+    "inspection": {"inspection", "evaluation", "data", "models", "errors"},
     "training": {"training", "data", "models", "evaluation", "generation", "errors", "recipe", "run_folder"},
     "hub": {"hub", "evaluation", "recipe", "run_folder", "errors"},
 }
@@ -80,6 +82,14 @@ def test_model_code_imports_only_what_a_process_without_hflab_has(file):
         else:
             is_standard = module.split(".")[0] in STANDARD
             assert is_standard or module.split(".")[0] in MODEL_PACKAGES, f"{file.name}:{line} imports {module}"
+
+
+def test_what_is_found_in_a_model_is_drawn_without_the_model():
+    """Pictures and page are made from numbers alone: neither they nor what they import import torch, transformers or the reading of a model."""
+    drawing = {"maps", "fonts", "pictures", "page", "writing"}
+    for name in sorted(drawing):
+        modules = {module for level, module, _ in imports_of(PACKAGE / "inspection" / f"{name}.py")}
+        assert not modules & {"torch", "transformers", "reading", "states", "loading"}, name
 
 
 def test_model_files_have_distinct_names():

@@ -35,7 +35,7 @@ def inside(request, monkeypatch):
         monkeypatch.chdir(request.getfixturevalue("trained"))
 
 
-@pytest.mark.parametrize("command", [[], ["recipes"], ["train"], ["evaluate"], ["generate"], ["card"]], ids=str)
+@pytest.mark.parametrize("command", [[], ["recipes"], ["train"], ["evaluate"], ["generate"], ["inspect"], ["card"]], ids=str)
 def test_help_answers(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main([*command, "--help"])
@@ -59,7 +59,9 @@ def test_recipes_are_listed_printed_and_explained(capsys):
     assert main(["recipes", "--keys"]) == 0
     assert "--training.learning_rate" in capsys.readouterr().out
     assert main(["recipes", "--sources"]) == 0
-    assert "shakespeare" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert "shakespeare" in listed
+    assert "(seq2seq)" in listed.split("cmudict", 1)[1].splitlines()[0]
 
 
 @pytest.mark.parametrize(
@@ -77,8 +79,21 @@ def test_recipes_are_listed_printed_and_explained(capsys):
         (["evaluate", "no/model", "--model.hidden_size", "3"], "no effect on an evaluation"),
         (["generate", "no/model"], "cannot be loaded"),
         (["generate", "runs/no/model"], "no folder"),
+        (["generate", "gpt2"], "hf download gpt2 --local-dir FOLDER"),
         (["generate", "no/model", "--temperature", "-1"], "temperature"),
+        (["generate", "no/model", "--num-beams", "3", "--temperature", "0.5"], "set temperature to 0"),
+        (["generate", "no/model", "--num-beams", "3", "--top-k", "5"], "top_k is 5 and temperature is 0"),
+        (["generate", "no/model", "--output", "texts.jsonl"], "--output goes with --prompts"),
+        (["generate", "no/model", "--batch-size", "3"], "--batch-size goes with --prompts"),
+        (["generate", "no/model", "--prompts", "p.txt", "--prompt", "x"], "Both --prompt and --prompts"),
+        (["generate", "no/model", "--prompts", "p.txt"], "p.txt"),
+        (["train", "own_text", "--model.family", "null", "--model.pretrained", "gpt2", "--model.frezze", "x"], "'freeze'"),
+        (["train", "own_text", "--model.lora.rank", "4"], "set model.pretrained"),
+        (["train", "own_text", "--model.lora.rnk", "4"], "'rank'"),
+        (["train", "own_text", "--training.unfreeze_every_steps", "4"], "set model.pretrained"),
         (["generate", "."], "holds no model"),
+        (["inspect", "no/model", "--text", "It was"], "cannot be loaded"),
+        (["inspect", "runs/no/model", "--text", "It was"], "no folder"),
         (["card", "nowhere"], "nowhere"),
         (["recipes", "nothing"], "no recipe 'nothing'"),
     ],
@@ -148,6 +163,81 @@ def test_generate_names_the_characters_it_does_not_know(trained, capsys):
     errors = capsys.readouterr().err
     assert "'Z'" in errors
     assert "'ü'" in errors
+
+
+def test_inspect_writes_a_page_and_a_picture_and_leaves_other_files(trained, capsys):
+    folder = trained / "seen"
+    folder.mkdir()
+    for name in ("surprise_and_state.html", "mine.txt"):
+        (folder / name).write_text("before", encoding="utf-8")
+    assert main(["inspect", "runs/first", "--text", "It was the age", "--output", "seen"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["seen/surprise_and_state.html", "seen/surprise_and_state.png"]
+    assert sorted(path.name for path in folder.iterdir()) == ["mine.txt", "surprise_and_state.html", "surprise_and_state.png"]
+    assert (folder / "mine.txt").read_text(encoding="utf-8") == "before"
+    assert "<em>first</em>" in (folder / "surprise_and_state.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--text", " "], "text is empty"),
+        (["--text", "Zürich"], "'ü'"),
+        (["--text", "It was " * 50], "350 tokens, but at most 240"),
+        (["--text", "It was", "--target", "It"], "no decoder"),
+        (["--text", "It was", "--output", "own.txt"], "own.txt"),
+    ],
+    ids=lambda value: " ".join(value)[:20] if isinstance(value, list) else "",
+)
+def test_a_mistake_of_inspect_is_one_line_and_status_2(arguments, expected, trained, capsys):
+    assert main(["inspect", "runs/first", *arguments]) == 2
+    errors = capsys.readouterr().err
+    assert expected in errors
+    assert errors.count("\n") == 1
+    assert not (trained / "inspect").exists()
+
+
+def test_generate_continues_every_prompt_of_a_file(trained, capsys):
+    (trained / "prompts.txt").write_text("It was\nthe age\nIt was\n", encoding="utf-8")
+    files = []
+    for size in ("1", "3"):
+        words = ["generate", "runs/first/model", "--prompts", "prompts.txt", "--max-new-tokens", "12", "--seed", "4", "--batch-size", size]
+        assert main([*words, "--output", f"texts{size}.jsonl"]) == 0
+        files.append((trained / f"texts{size}.jsonl").read_text(encoding="utf-8"))
+    rows = [json.loads(line) for line in files[0].splitlines()]
+    assert files[0] == files[1]
+    assert [row["prompt"] for row in rows] == ["It was", "the age", "It was"]
+    capsys.readouterr()
+    assert main(["generate", "runs/first/model", "--prompt", "the age", "--max-new-tokens", "12", "--seed", "5"]) == 0
+    assert capsys.readouterr().out == rows[1]["prompt"] + rows[1]["text"] + "\n"
+    assert main(["generate", "runs/first/model", "--prompts", "prompts.txt", "--output", "texts.txt"]) == 2
+    assert ".jsonl" in capsys.readouterr().err
+
+
+def test_generate_by_beam_search_and_stop_string(trained, capsys):
+    words = ["generate", "runs/first/model", "--prompt", "It was", "--num-beams", "3", "--max-new-tokens", "10"]
+    assert main(words) == 0
+    whole = capsys.readouterr().out
+    assert whole.startswith("It was")
+    assert main([*words, "--stop", whole[8]]) == 0
+    assert capsys.readouterr().out == whole[: whole.index(whole[8], 6)] + "\n"
+
+
+def test_a_pretrained_model_that_is_not_there_is_one_line(trained, capsys):
+    words = ["train", "own_text", "--data.path", "own.txt", "--data.layout", "windows", "--model.pretrained", "gpt2", "--model.family", "null"]
+    assert main([*words, "--model.embedding_size", "null"]) == 2
+    assert "keeps its own config" in capsys.readouterr().err
+    (trained / "tune.yaml").write_text(
+        "data: {path: own.txt, layout: windows}\nmodel: {pretrained: gpt2}\ntraining: {num_steps: 2, device: cpu}\n", encoding="utf-8"
+    )
+    assert main(["train", "tune.yaml"]) == 2
+    errors = capsys.readouterr().err
+    assert "hf download gpt2" in errors
+    assert errors.count("\n") == 1
+    assert main(["train", "own_text", "--data.path", "own.txt", "--processor.tokenizer", "gpt2"]) == 2
+    errors = capsys.readouterr().err
+    assert "processor.tokenizer is 'gpt2'" in errors
+    assert "--processor.tokenizer FOLDER" in errors
+    assert errors.count("\n") == 1
 
 
 def test_card_is_written_anew(trained, capsys):

