@@ -9,7 +9,7 @@ from ..recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
-# Sun et al. 2019, "How to Fine-Tune BERT for Text Classification?", arXiv:1905.05583, section 5.3.2: at 4e-4 BERT-base forgot what it had learned
+# Sun et al. 2019, "How to Fine-Tune BERT for Text Classification?", arXiv:1905.05583: at 4e-4 BERT-base forgot what it had learned
 # and its training did not converge; at 2e-5 it kept it. Smaller models bear more, but few bear more than they were themselves trained with.
 FORGETTING_RATE = 4e-4
 FORGETTING_RATE_OF_SMALL_MODELS = 1e-3
@@ -32,7 +32,7 @@ def warn_of_forgetting(model: PreTrainedModel, recipe: Recipe) -> None:
         return
     logger.warning(
         "training.learning_rate is %g, at which a pretrained Transformer of %s parameters is likely to forget what it knew (Sun et al. 2019, "
-        "arXiv:1905.05583, section 5.3.2: BERT-base did at 4e-4, and not at 2e-5); try 2e-5 to 1e-4, or train less of it: model.lora, model.freeze.",
+        "arXiv:1905.05583: BERT-base did at 4e-4, and not at 2e-5); try 2e-5 to 1e-4, or train less of it: model.lora, model.freeze.",
         rate,
         f"{num_parameters:,}",
     )
