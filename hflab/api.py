@@ -8,8 +8,10 @@ for piece in hflab.generate(run.model, "ROMEO:"):
 
 import dataclasses
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,12 +23,12 @@ from transformers.utils.hub import cached_file
 
 from .data.examples import COLUMNS, EXAMPLE_SOURCES
 from .data.sources import SOURCES
-from .errors import UserError, cannot_be_loaded, check_choice
+from .errors import FOLDER_INSTEAD, UserError, cannot_be_loaded, check_choice
 from .evaluation.report import Evaluated, write_report
 from .evaluation.task_figures import TaskFigures
-from .generation.answering import answer_text
-from .generation.batches import DEFAULT_BATCH_SIZE, generate_texts
-from .generation.options import GenerationOptions
+from .generation.answering import answer_text, answer_texts
+from .generation.batches import generate_texts
+from .generation.options import DEFAULT_BATCH_SIZE, GenerationOptions
 from .generation.streaming import stream_text
 from .hub.card import write_card
 from .hub.usage import execute_usage
@@ -171,13 +173,13 @@ def generate(model: str | Path, prompt: str = "", options: GenerationOptions | N
     """
     folder = model_folder(model)
     if answers(folder, trust_remote_code=trust_remote_code):
-        loaded, tokenizer = load_headed_model(folder, AutoModelForSeq2SeqLM, trust_remote_code=trust_remote_code)
-        return iter([answer_text(loaded.to(PartialState().device), tokenizer, prompt, options)])
+        writer, tokenizer = _on_device(folder, AutoModelForSeq2SeqLM, trust_remote_code)
+        return iter([answer_text(writer, tokenizer, prompt, options)])
     chosen = options or GenerationOptions()
     if chosen.num_beams > 1:
         return generate_batch(model, [prompt], chosen, trust_remote_code=trust_remote_code)
-    loaded, tokenizer = _model_on_device(model, trust_remote_code)
-    return stream_text(loaded, tokenizer, prompt, chosen)
+    writer, tokenizer = _on_device(folder, AutoModelForCausalLM, trust_remote_code)
+    return stream_text(writer, tokenizer, prompt, chosen)
 
 
 def generate_batch(
@@ -188,17 +190,23 @@ def generate_batch(
     batch_size: int = DEFAULT_BATCH_SIZE,
     trust_remote_code: bool = False,
 ) -> Iterator[str]:
-    """Yield the continuation of each of `prompts`, without the prompt; see `hflab.generation.batches` for what a seed promises.
+    """Yield the continuation of each of `prompts`, without the prompt, or an encoder-decoder's answer to each.
+
+    Of the promises of a seed see `hflab.generation.batches`, of answers `hflab.generation.answering`.
 
     Raises:
         UserError: as `generate`, with the number of the prompt; all prompts are checked first.
     """
-    loaded, tokenizer = _model_on_device(model, trust_remote_code)
-    return generate_texts(loaded, tokenizer, prompts, options or GenerationOptions(), batch_size=batch_size)
+    folder = model_folder(model)
+    if answers(folder, trust_remote_code=trust_remote_code):
+        writer, tokenizer = _on_device(folder, AutoModelForSeq2SeqLM, trust_remote_code)
+        return answer_texts(writer, tokenizer, prompts, options, batch_size=batch_size)
+    writer, tokenizer = _on_device(folder, AutoModelForCausalLM, trust_remote_code)
+    return generate_texts(writer, tokenizer, prompts, options or GenerationOptions(), batch_size=batch_size)
 
 
-def _model_on_device(model: str | Path, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    loaded, tokenizer = load_headed_model(model_folder(model), AutoModelForCausalLM, trust_remote_code=trust_remote_code)
+def _on_device(folder: str, auto_class: Any, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    loaded, tokenizer = load_headed_model(folder, auto_class, trust_remote_code=trust_remote_code)
     loaded.to(PartialState().device)
     return loaded, tokenizer
 
@@ -263,16 +271,40 @@ def answers(folder: str, *, trust_remote_code: bool = False) -> bool:
     try:
         return bool(AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code).is_encoder_decoder)
     except (OSError, ValueError) as error:
-        raise cannot_be_loaded("The model", folder, error, "a run folder or model") from None
+        raise cannot_be_loaded("The model", folder, error, FOLDER_INSTEAD) from None
+
+
+@contextmanager
+def _without_loading_report() -> Iterator[None]:
+    """Keep transformers from printing a table of weights that are missing or left over: what matters of it is read from its report."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def load_headed_model(folder: str, auto_class: Any, *, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer, on the CPU. Raises `UserError` when there is no such model, or it needs code that is not trusted."""
+    """Model and tokenizer, on the CPU.
+
+    Raises:
+        UserError: there is no such model, it needs code that is not trusted, or it was saved with another head and would get a random one.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        return auto_class.from_pretrained(folder, trust_remote_code=trust_remote_code), tokenizer
+        with _without_loading_report():
+            model, report = auto_class.from_pretrained(folder, trust_remote_code=trust_remote_code, output_loading_info=True)
     except (OSError, ValueError) as error:
-        raise cannot_be_loaded("The model", folder, error, "FOLDER instead of the id") from None
+        raise cannot_be_loaded("The model", folder, error, FOLDER_INSTEAD) from None
+    missing = sorted(report["missing_keys"] & dict(model.named_parameters()).keys())
+    saved = model.config.architectures or ["another model"]
+    # tied weights hide a head that is missing; weights that found no place then tell of the other one
+    if missing or (report["unexpected_keys"] and type(model).__name__ not in saved):
+        wanting = f" and has no weights for {missing[0]}, which {type(model).__name__} needs here" if missing else f", not as {type(model).__name__}"
+        raise UserError(f"The model {folder!r} was saved as {', '.join(saved)}{wanting}; give a model that was trained for this.")
+    return model, tokenizer
 
 
 def _evaluation_recipe(folder: str, data: str | None, overrides: dict[str, Any]) -> Recipe:

@@ -4,6 +4,7 @@ Commands import what they need when they run, so that `--help` and mistakes answ
 """
 
 import argparse
+import dataclasses
 import json
 import shlex
 import sys
@@ -14,6 +15,10 @@ from typing import Any, TextIO
 from . import __version__
 from .errors import UserError, nearest
 from .recipe import load_recipe, recipe_keys, recipe_names
+
+# options of `generate` that say how text is chosen, as they are when not given; an encoder-decoder then answers as it was saved
+DECODING_DEFAULTS: dict[str, object] = {"max_new_tokens": None, "temperature": None, "num_beams": None, "repetition_penalty": 1.0}
+DECODING_DEFAULTS |= {"top_k": 0, "top_p": 1.0, "stop": []}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -87,8 +92,10 @@ def _add_generate(commands: Any) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write prompts and texts here, as .jsonl (with --prompts; default: print them)")
     parser.add_argument("--batch-size", type=int, help="prompts read at a time (with --prompts; default: 8)")
     parser.add_argument("--max-new-tokens", type=int, help="tokens to add (default: 400, or as many as fit; its own limit for an answer)")
-    parser.add_argument("--temperature", type=float, help="0: always the likeliest token (default: 0.8, 0 with beams; an answer as saved)")
-    parser.add_argument("--num-beams", type=int, help="above 1: beam search for the likeliest text, shown when it is whole (default: 1)")
+    parser.add_argument("--temperature", type=float, help="0: always the likeliest token (default: 0.8; 0 with beams, and for an answer)")
+    parser.add_argument(
+        "--num-beams", type=int, help="above 1: beam search for the likeliest text, shown when it is whole (default: 1; an answer as saved)"
+    )
     parser.add_argument("--top-k", type=int, default=0, help="sample from the k likeliest tokens; 0: from all")
     parser.add_argument("--top-p", type=float, default=1.0, help="sample from the likeliest tokens that together have this probability")
     parser.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1: make tokens that occurred less likely")
@@ -202,8 +209,10 @@ def _run_generate(options: argparse.Namespace, overrides: dict[str, str], comman
         raise UserError("Both --prompt and --prompts were given; give one of them.")
     from . import api
     from .generation.options import GenerationOptions
+    from .generation.prompt_files import read_prompts
 
     _without_loading_bars()
+    prompts = None if options.prompts is None else read_prompts(options.prompts)
     default_temperature = 0.8 if options.num_beams in (None, 1) else 0.0
     chosen = GenerationOptions(
         max_new_tokens=options.max_new_tokens,
@@ -215,11 +224,13 @@ def _run_generate(options: argparse.Namespace, overrides: dict[str, str], comman
         seed=options.seed,
         stop_strings=tuple(options.stop),
     )
-    if options.prompts is not None:
-        return _continue_prompts(options, chosen)
-    prompt = options.prompt or ""
     is_answer = api.answers(api.model_folder(options.model), trust_remote_code=options.trust_remote_code)
-    as_saved = is_answer and not any(getattr(options, name) is not None for name in ("max_new_tokens", "temperature", "num_beams"))
+    if is_answer and options.temperature is None:
+        chosen = dataclasses.replace(chosen, temperature=0.0)  # an answer is the likeliest text unless it is to be drawn
+    as_saved = is_answer and all(getattr(options, name) == default for name, default in DECODING_DEFAULTS.items())
+    if prompts is not None:
+        return _write_texts(prompts, options, None if as_saved else chosen)
+    prompt = options.prompt or ""
     pieces = api.generate(options.model, prompt, None if as_saved else chosen, trust_remote_code=options.trust_remote_code)
     print("" if is_answer else prompt, end="", flush=True)
     for piece in pieces:
@@ -240,12 +251,11 @@ def _run_inspect(options: argparse.Namespace, overrides: dict[str, str], command
     return 0
 
 
-def _continue_prompts(options: argparse.Namespace, chosen: Any) -> int:
+def _write_texts(prompts: list[str], options: argparse.Namespace, chosen: Any) -> int:
+    """A line of JSON for each prompt and its text."""
     from . import api
-    from .generation.batches import DEFAULT_BATCH_SIZE
-    from .generation.prompt_files import read_prompts
+    from .generation.options import DEFAULT_BATCH_SIZE
 
-    prompts = read_prompts(options.prompts)
     batch_size = DEFAULT_BATCH_SIZE if options.batch_size is None else options.batch_size
     texts = api.generate_batch(options.model, prompts, chosen, batch_size=batch_size, trust_remote_code=options.trust_remote_code)
     with _open_output(options.output) as file:

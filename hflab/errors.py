@@ -7,6 +7,8 @@ import difflib
 import os
 from collections.abc import Iterable
 
+FOLDER_INSTEAD = "FOLDER instead of the id"  # how a command that takes a model is told of a folder
+
 
 class UserError(ValueError):
     """A mistake in what the user gave. The message says what was given, what is allowed and what to do."""

@@ -1,13 +1,16 @@
 """The command line: help, exit statuses, one line for a mistake, and each command on a model that it trained."""
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 
 import pytest
+from transformers import AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
 
 from hflab.cli import main
+from hflab.models.recurrent import RecurrentConfig, RecurrentForSequenceClassification
 from hflab.recipe import recipe_names
 
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom.\n" * 60
@@ -163,6 +166,86 @@ def test_generate_names_the_characters_it_does_not_know(trained, capsys):
     errors = capsys.readouterr().err
     assert "'Z'" in errors
     assert "'ü'" in errors
+
+
+@pytest.fixture(scope="module")
+def answering(trained):
+    """Besides, `runs/pairs`, an encoder-decoder that was trained on a few pairs of letters."""
+    rows = [{"source": " ".join(letters), "target": " ".join(reversed(letters))} for letters in itertools.permutations("abcd")]
+    (trained / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (trained / "pairs.yaml").write_text(
+        "task: seq2seq\ndata: {source: examples, path: pairs.jsonl, max_source_tokens: 8}\nprocessor: {tokenizer: symbols}\n"
+        "model: {family: recurrent, cell_type: gru, hidden_size: 32, attention_type: additive}\n"
+        "training: {num_steps: 60, batch_size: 8, learning_rate: 0.01, device: cpu}\nevaluation: {num_beams: 2}\n",
+        encoding="utf-8",
+    )
+    before = os.getcwd()
+    os.chdir(trained)
+    try:
+        assert main(["train", "pairs.yaml", "--run", "pairs"]) == 0
+    finally:
+        os.chdir(before)
+    return trained
+
+
+def test_every_option_of_generate_reaches_an_answer(answering, monkeypatch, capsys):
+    monkeypatch.chdir(answering)
+
+    def answer(*options):
+        assert main(["generate", "runs/pairs", "--prompt", "a b c d", *options]) == 0
+        return capsys.readouterr().out.rstrip("\n")
+
+    whole = answer("--num-beams", "1")
+    assert len(whole.split()) > 2
+    assert answer("--stop", whole[2:]) == whole[:2].rstrip()
+    assert answer("--stop", whole[0]) == ""
+    assert answer("--max-new-tokens", "2") == " ".join(whole.split()[:2])
+    assert answer("--temperature", "0") == whole
+    assert answer("--repetition-penalty", "0.001") != whole  # below 1: what was written is likelier
+    assert answer() == answer("--num-beams", "2", "--max-new-tokens", "8")
+    assert main(["generate", "runs/pairs", "--prompt", "a b", "--top-k", "5"]) == 2
+    assert "top_k is 5" in capsys.readouterr().err
+
+
+def test_prompts_of_a_file_are_answered_as_one_by_one(answering, monkeypatch, capsys):
+    monkeypatch.chdir(answering)
+    prompts = ["a b c d", "c a", "d"]
+    (answering / "prompts.txt").write_text("\n".join(prompts), encoding="utf-8")
+
+    def generate(*options):
+        assert main(["generate", "runs/pairs", *options]) == 0
+        return capsys.readouterr().out
+
+    for options in ([], ["--max-new-tokens", "3"], ["--temperature", "1", "--seed", "4"]):
+        rows = [json.loads(line) for line in generate("--prompts", "prompts.txt", "--batch-size", "2", *options).splitlines()]
+        assert [row["prompt"] for row in rows] == prompts
+        for index, row in enumerate(rows):
+            own = [str(4 + index) if option == "4" else option for option in options]
+            assert generate("--prompt", row["prompt"], *own) == row["text"] + "\n"
+
+
+def test_a_prompt_that_cannot_be_answered_is_named_before_any_is(answering, monkeypatch, capsys):
+    monkeypatch.chdir(answering)
+    (answering / "prompts.jsonl").write_text('{"prompt": "a b"}\n{"prompt": " "}\n', encoding="utf-8")
+    assert main(["generate", "runs/pairs", "--prompts", "prompts.jsonl"]) == 2
+    captured = capsys.readouterr()
+    assert "Prompt 2: The prompt is empty" in captured.err
+    assert captured.out == ""
+
+
+def test_a_model_with_another_head_does_not_write_at_random(answering, monkeypatch, capsys):
+    monkeypatch.chdir(answering)
+    tokenizer = AutoTokenizer.from_pretrained("runs/pairs/model", trust_remote_code=True)
+    recurrent = RecurrentForSequenceClassification(RecurrentConfig(vocab_size=len(tokenizer), hidden_size=8))
+    tied = GPT2ForSequenceClassification(GPT2Config(vocab_size=len(tokenizer), n_embd=8, n_layer=1, n_head=2))
+    for model, expected in ((recurrent, "has no weights for lm_head.bias"), (tied, "not as GPT2LMHeadModel")):
+        model.save_pretrained("classifier")
+        tokenizer.save_pretrained("classifier")
+        assert main(["generate", "classifier", "--prompt", "a b"]) == 2
+        errors = capsys.readouterr().err
+        assert f"saved as {type(model).__name__}" in errors
+        assert expected in errors
+        assert errors.count("\n") == 1
 
 
 def test_inspect_writes_a_page_and_a_picture_and_leaves_other_files(trained, capsys):

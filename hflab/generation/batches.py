@@ -20,11 +20,10 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..errors import UserError
 from ..evaluation.inspection import evaluation_mode, innermost, max_positions
-from .options import GenerationOptions
+from .options import DEFAULT_BATCH_SIZE, GenerationOptions, check_batch_size
 from .streaming import build_generator, encode_prompt, eos_tokens, num_new_tokens
 from .text_row import TextRow
 
-DEFAULT_BATCH_SIZE = 8
 FILLER = 0  # stands at masked places, so that any token will do
 
 
@@ -50,8 +49,7 @@ def generate_texts(
     Raises:
         UserError: `batch_size` is not positive; or what `stream_text` raises, with the number of the prompt. All prompts are checked first.
     """
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}; it must be at least 1.")
+    check_batch_size(batch_size)
     rows = [_open_row(model, tokenizer, prompt, options, index) for index, prompt in enumerate(prompts)]
     fewest_left = min((row.num_left for row in rows), default=0)
     return _texts(model, rows, options, batch_size, fewest_left)
@@ -63,8 +61,7 @@ def _open_row(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt
         num_left = num_new_tokens(model, len(tokens), options)
     except UserError as error:
         raise UserError(f"Prompt {index + 1}: {error}") from None
-    seed = None if options.seed is None else (options.seed + index) % 2**63
-    generator = build_generator(innermost(model).device, seed)
+    generator = build_generator(innermost(model).device, options.of_prompt(index).seed)
     return TextRow(tokenizer, tokens, options, eos_tokens=eos_tokens(model, tokenizer), num_left=num_left, generator=generator)
 
 

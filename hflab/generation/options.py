@@ -1,11 +1,13 @@
 """How text is chosen and when it ends; knows nothing about models."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
 from ..errors import UserError
 
 DEFAULT_NEW_TOKENS = 400
+DEFAULT_BATCH_SIZE = 8  # prompts read at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,10 @@ class GenerationOptions:
             raise UserError(f"stop_strings is {self.stop_strings!r}; give a tuple of strings that are not empty.")
         self._check_combinations()
 
+    def of_prompt(self, index: int) -> "GenerationOptions":
+        """Those of the prompt at `index`, from 0, among several: each has a seed of its own, this one's plus the index."""
+        return self if self.seed is None else dataclasses.replace(self, seed=(self.seed + index) % 2**63)
+
     def _check_combinations(self) -> None:
         if self.num_beams > 1 and self.temperature != 0:
             raise UserError(
@@ -53,6 +59,12 @@ class GenerationOptions:
         if self.temperature == 0 and (self.top_k or self.top_p < 1):
             name = "top_k" if self.top_k else "top_p"
             raise UserError(f"{name} is {getattr(self, name)} and temperature is 0, which always takes the likeliest token; leave one of them out.")
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise `UserError` unless `batch_size` is positive."""
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}; it must be at least 1.")
 
 
 def _check_type(name: str, value: object, kinds: tuple[type, ...], described: str) -> None:

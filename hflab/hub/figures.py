@@ -82,7 +82,11 @@ def _draw(axes: Any, curves: dict[str, np.ndarray], named: CurveAxes) -> None:
         style = {"color": EVALUATION_COLOR, "linewidth": 1.8, "marker": "o", "markersize": 6, "markeredgecolor": "white"}
         axes.plot(*evaluation.T, **style, label=f"held-out {named.text}", zorder=3)
         last = evaluation[-1]
-        axes.annotate(f"{last[1]:.3f}", last, xytext=(0, 9), textcoords="offset points", ha="right", fontsize=12, color=EVALUATION_COLOR)
+        # above the line, where the training text's is not; a falling line alone leaves its room below
+        falls_alone = not len(training) and len(evaluation) > 1 and last[1] < evaluation[-2, 1]
+        axes.annotate(
+            f"{last[1]:.3f}", last, xytext=(0, -20 if falls_alone else 9), textcoords="offset points", ha="right", fontsize=12, color=EVALUATION_COLOR
+        )
     shown = np.concatenate([evaluation[:, 1], training[int(len(training) * FIRST_LOSSES_CUT) :, 1]])
     low, high = shown.min(), shown.max()
     axes.set_ylim(low - 0.08 * (high - low) - 1e-3, high + 0.08 * (high - low) + 1e-3)

@@ -6,7 +6,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..errors import cannot_be_loaded
+from ..errors import FOLDER_INSTEAD, cannot_be_loaded
 
 # What the names of model classes end in -> the Auto class that opens them. Another class is opened without its head, which does not attend.
 AUTO_CLASSES = {
@@ -33,7 +33,7 @@ def load_model(folder: str, *, trust_remote_code: bool) -> tuple[PreTrainedModel
         auto_class = getattr(transformers, _auto_class(AutoConfig.from_pretrained(folder, **given)))
         model = auto_class.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32, **given)
     except (OSError, ValueError) as error:
-        raise cannot_be_loaded("The model", folder, error, "a run folder or model") from None
+        raise cannot_be_loaded("The model", folder, error, FOLDER_INSTEAD) from None
     return model.eval(), tokenizer
 
 

@@ -52,7 +52,7 @@ class Progress:
     micro_step: int = 0  # forward and backward passes done of the next one
     tokens: int = 0  # tokens trained on (labels, where a task predicts something else), over all processes
     seconds: float = 0.0  # of training, without evaluation and checkpoints
-    best_loss: float | None = None  # best value so far of the figure that early stopping watches, the loss of most tasks; None: no evaluation yet
+    best_watched: float | None = None  # of the figure that early stopping watches, the loss of most tasks; None: no evaluation yet
     evaluations_since_best: int = 0
     metrics_size: int = 0  # bytes of metrics.jsonl
 

@@ -280,8 +280,8 @@ def _evaluate(session: Session) -> dict[str, float]:
     shown = session.task.figures
     watched = figures[shown.watched]
     progress.evaluations_since_best += 1
-    if progress.best_loss is None or shown.is_better(watched, progress.best_loss):
-        progress.best_loss, progress.evaluations_since_best = watched, 0
+    if progress.best_watched is None or shown.is_better(watched, progress.best_watched):
+        progress.best_watched, progress.evaluations_since_best = watched, 0
         if session.recipe.training.early_stopping_patience is not None and session.accelerator.is_main_process:
             session.best_weights.parent.mkdir(exist_ok=True)
             save_model(innermost(session.evaluated_model), str(session.best_weights))
