@@ -77,11 +77,13 @@ def cmudict(data: DataSection, task: str) -> RawExamples:
 def hsk_sentences(data: DataSection, task: str) -> RawExamples:
     """Graded Chinese sentences with an English translation; 10 % each for validation and test.
 
-    Pairs that share the Chinese or the English sentence fall into one split.
+    Pairs that share the Chinese or the English sentence fall into one split. The 65 sentences that the package translates as "placeholder" are left
+    out.
     """
     file = package_folder("hsk_sentences_audio", "translation") / "data" / "sentences.json"
     rows = json.loads("".join(decoded_blocks(file)))
     pairs = list(dict.fromkeys(Example(row["chinese"].strip(), row["translation"]["en"].strip()) for row in rows))
+    pairs = [pair for pair in pairs if pair.output != "placeholder"]
     return RawExamples(
         name="hsk_sentences",
         description="Chinese sentences of the HSK levels with English translations.",
