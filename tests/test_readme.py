@@ -42,6 +42,8 @@ def reader(tmp_path_factory):
     pairs = [(f"{x} {y} {z}", f"{z} {y} {x}") for x in "abcde" for y in "abcde" for z in "abcde"]
     (folder / "pairs.jsonl").write_text("\n".join(json.dumps({"source": source, "target": target}) for source, target in pairs), encoding="utf-8")
     (folder / "my_pairs.yaml").write_text(next(text for language, text in BLOCKS if "pairs.jsonl" in text), encoding="utf-8")
+    (folder / "vocab.json").write_text(json.dumps({"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\na b\n", encoding="utf-8")
     (folder / "prompts.txt").write_text("ROMEO:\nJULIET:\n", encoding="utf-8")
     return folder
 
