@@ -278,12 +278,16 @@ def answers(folder: str, *, trust_remote_code: bool = False) -> bool:
 def _without_loading_report() -> Iterator[None]:
     """Keep transformers from printing a table of weights that are missing or left over: what matters of it is read from its report."""
     logger = logging.getLogger("transformers.modeling_utils")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    # a filter and not a level: with a level of its own the logger has transformers warn of weights that are not sharded
+    logger.addFilter(_refuse)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.removeFilter(_refuse)
+
+
+def _refuse(record: logging.LogRecord) -> bool:
+    return False
 
 
 def load_headed_model(folder: str, auto_class: Any, *, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

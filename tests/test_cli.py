@@ -224,6 +224,14 @@ def test_prompts_of_a_file_are_answered_as_one_by_one(answering, monkeypatch, ca
             assert generate("--prompt", row["prompt"], *own) == row["text"] + "\n"
 
 
+def test_libraries_add_nothing_to_what_is_printed(answering, monkeypatch, capsys, caplog):
+    monkeypatch.chdir(answering)
+    for words in (["generate", "runs/pairs", "--prompt", "a b", "--max-new-tokens", "3"], ["inspect", "runs/pairs", "--text", "a b"]):
+        assert main(words) == 0
+    assert capsys.readouterr().err == ""
+    assert not [record for record in caplog.records if record.levelname != "DEBUG"]
+
+
 def test_a_prompt_that_cannot_be_answered_is_named_before_any_is(answering, monkeypatch, capsys):
     monkeypatch.chdir(answering)
     (answering / "prompts.jsonl").write_text('{"prompt": "a b"}\n{"prompt": " "}\n', encoding="utf-8")

@@ -80,9 +80,7 @@ def hsk_sentences(data: DataSection, task: str) -> RawExamples:
     Pairs that share the Chinese or the English sentence fall into one split. The 65 sentences that the package translates as "placeholder" are left
     out.
     """
-    file = package_folder("hsk_sentences_audio", "translation") / "data" / "sentences.json"
-    rows = json.loads("".join(decoded_blocks(file)))
-    pairs = list(dict.fromkeys(Example(row["chinese"].strip(), row["translation"]["en"].strip()) for row in rows))
+    pairs = list(dict.fromkeys(Example(row["chinese"].strip(), row["translation"]["en"].strip()) for row in _hsk_rows()))
     pairs = [pair for pair in pairs if pair.output != "placeholder"]
     return RawExamples(
         name="hsk_sentences",
@@ -93,6 +91,43 @@ def hsk_sentences(data: DataSection, task: str) -> RawExamples:
         origin=package_origin("hsk_sentences_audio", "translation"),
         splits=split_by_hash(pairs, {"validation": 0.1, "test": 0.1}, linked_keys(pairs)),
     )
+
+
+def hsk_segmentation(data: DataSection, task: str) -> RawExamples:
+    """The words of the same Chinese sentences, as a class for each character; 10 % each for validation and test.
+
+    B begins a word of several characters, M is inside of it, E ends it, and S is a word by itself, as punctuation is (Xue 2003, "Chinese Word
+    Segmentation as Character Tagging").
+    """
+    examples = {}
+    for row in _hsk_rows():
+        text = row["chinese"].strip()
+        examples[text] = Example(list(text), _character_classes(text, [token["word"] for token in row["tokens"]]))
+    return RawExamples(
+        name="hsk_segmentation",
+        description="The characters of Chinese sentences of the HSK levels, each with its place in a word: B, M, E, or S for a word by itself.",
+        license="cc-by-sa-4.0",
+        language="zh",
+        origin=package_origin("hsk_sentences_audio", "translation"),
+        splits=split_by_hash(list(examples.values()), {"validation": 0.1, "test": 0.1}),
+    )
+
+
+def _hsk_rows() -> list[dict[str, Any]]:
+    file = package_folder("hsk_sentences_audio", "translation") / "data" / "sentences.json"
+    rows: list[dict[str, Any]] = json.loads("".join(decoded_blocks(file)))
+    return rows
+
+
+def _character_classes(text: str, words: Sequence[str]) -> list[str]:
+    """The class of each character of `text`, in which `words` follow each other; what is between them stands by itself."""
+    classes, start = ["S"] * len(text), 0
+    for word in words:
+        start = text.index(word, start)
+        if len(word) > 1:
+            classes[start : start + len(word)] = ["B", *"M" * (len(word) - 2), "E"]
+        start += len(word)
+    return classes
 
 
 def bbc_news(data: DataSection, task: str) -> RawExamples:
@@ -161,6 +196,7 @@ EXAMPLE_SOURCES: dict[str, ExampleSource] = {
     "hub": ExampleSource(hub_examples, TASKS),
     "cmudict": ExampleSource(cmudict, ("seq2seq",)),
     "hsk_sentences": ExampleSource(hsk_sentences, ("seq2seq",)),
+    "hsk_segmentation": ExampleSource(hsk_segmentation, ("token_classification",)),
     "bbc_news": ExampleSource(bbc_news, ("text_classification",)),
 }
 

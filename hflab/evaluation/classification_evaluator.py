@@ -16,7 +16,7 @@ from torch import nn
 
 from ..data.example_encoding import EncodedExamples
 from .classification_metrics import IGNORED, ClassOutputs
-from .inspection import evaluation_mode
+from .model_properties import evaluation_mode
 from .sharing import batches_of_process, gather_rows
 
 

@@ -26,8 +26,8 @@ from transformers import Cache
 
 from ..data.batches import LanguageModelLanes, TokenSplit
 from ..errors import UserError
-from .inspection import carries_state, evaluation_mode, max_positions
 from .metrics import METRICS, TextTotals
+from .model_properties import carries_state, evaluation_mode, max_positions
 
 IGNORED = -100  # label of a position that is not predicted, as in transformers
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..data.masked_batches import IGNORED_LABEL, MaskedBatch, MaskedBatches
-from .inspection import evaluation_mode
 from .masked_metrics import MaskedTotals
+from .model_properties import evaluation_mode
 from .sharing import gather_rows, share_of_process
 
 

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from ..data.example_encoding import EncodedExamples
-from .inspection import evaluation_mode, innermost
 from .metrics import Metric
+from .model_properties import evaluation_mode, innermost
 from .sequence_metrics import SequenceOutputs
 from .sharing import batches_of_process, gather_rows
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.processors import check_encodable
 from ..errors import UserError
-from ..evaluation.inspection import evaluation_mode
+from ..evaluation.model_properties import evaluation_mode
 from .decoding import StopFilter
 from .options import DEFAULT_BATCH_SIZE, GenerationOptions, check_batch_size
 
@@ -109,7 +109,7 @@ def _arguments(options: GenerationOptions) -> dict[str, Any]:
     """The options as `generate` takes them."""
     given: dict[str, Any] = {"repetition_penalty": float(options.repetition_penalty)}
     if options.max_new_tokens is not None:  # else the model's own limit
-        given["max_new_tokens"] = options.max_new_tokens
+        given |= {"max_new_tokens": options.max_new_tokens, "max_length": None}  # both limits at once are warned of
     if options.temperature == 0:
         return {**given, "do_sample": False, "num_beams": options.num_beams}
     return {

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import UserError
-from ..evaluation.inspection import evaluation_mode, innermost, max_positions
+from ..evaluation.model_properties import evaluation_mode, innermost, max_positions
 from .options import DEFAULT_BATCH_SIZE, GenerationOptions, check_batch_size
 from .streaming import build_generator, encode_prompt, eos_tokens, num_new_tokens
 from .text_row import TextRow

@@ -23,7 +23,7 @@ from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.processors import check_encodable
 from ..errors import UserError
-from ..evaluation.inspection import evaluation_mode, innermost, max_positions
+from ..evaluation.model_properties import evaluation_mode, innermost, max_positions
 from .options import DEFAULT_NEW_TOKENS, GenerationOptions
 from .text_row import TextRow
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.processors import check_encodable
 from ..errors import UserError
-from ..evaluation.inspection import carries_state, evaluation_mode, max_positions
+from ..evaluation.model_properties import carries_state, evaluation_mode, max_positions
 from .maps import AttentionMaps, Reading, Target, Token
 from .states import trace_state
 from .tokens import name_tokens
@@ -172,5 +172,5 @@ def _start_token(model: PreTrainedModel) -> int:
 def _write_greedily(model: PreTrainedModel, source: Tensor, most: int) -> list[int]:
     """The target that the model writes for `source` (1, S), at most `most` tokens, without the token it starts from."""
     generate = cast(Any, model).generate  # every encoder-decoder has it, though PreTrainedModel does not say so
-    written = generate(source, attention_mask=torch.ones_like(source), do_sample=False, num_beams=1, max_new_tokens=most)
+    written = generate(source, attention_mask=torch.ones_like(source), do_sample=False, num_beams=1, max_new_tokens=most, max_length=None)
     return written[0, 1:].tolist()

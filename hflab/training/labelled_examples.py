@@ -12,7 +12,7 @@ from ..data.example_batches import ExampleBatches
 from ..data.example_encoding import EncodedExamples, EncodingLimits, PreparedExamples, prepare_examples
 from ..data.example_sources import EXAMPLE_SOURCES
 from ..errors import UserError, check_choice
-from ..evaluation.inspection import max_positions
+from ..evaluation.model_properties import max_positions
 from ..evaluation.sharing import evenly_drawn
 from ..models import FAMILIES, build_model
 from ..recipe import Recipe

@@ -12,7 +12,7 @@ from ..data.batches import LanguageModelBatch, LanguageModelLanes, PreparedText,
 from ..data.sources import SOURCES
 from ..errors import UserError, check_choice
 from ..evaluation.evaluator import evaluate_language_model
-from ..evaluation.inspection import carries_state, innermost, max_positions
+from ..evaluation.model_properties import carries_state, innermost, max_positions
 from ..evaluation.report import Evaluated
 from ..generation.options import GenerationOptions
 from ..generation.streaming import generate_text, longest_prompt

@@ -19,7 +19,7 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor
 
 from ..errors import UserError
-from ..evaluation.inspection import innermost
+from ..evaluation.model_properties import innermost
 from ..recipe import Recipe
 from ..run_folder import RunFolder
 from .checkpoints import load_checkpoint, raise_if_disk_full, save_checkpoint

@@ -12,9 +12,9 @@ from ..data.masked_batches import MaskedBatch, MaskedBatches, MaskingTokens
 from ..data.sentences import PreparedSentences, prepare_sentences
 from ..data.sources import SOURCES
 from ..errors import UserError, check_choice
-from ..evaluation.inspection import max_positions
 from ..evaluation.masked_evaluator import MaskedRow, evaluate_masked
 from ..evaluation.masked_metrics import MASKED_METRICS
+from ..evaluation.model_properties import max_positions
 from ..evaluation.report import Evaluated, EvaluatedRow
 from ..recipe import Recipe
 from .starting_model import given_tokenizer, starting_model

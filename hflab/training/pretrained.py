@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import UserError, cannot_be_loaded, check_choice
-from ..evaluation.inspection import evaluation_mode
+from ..evaluation.model_properties import evaluation_mode
 from ..recipe import ModelSection
 from .adapters import add_adapter
 from .freezing import freeze, head_names

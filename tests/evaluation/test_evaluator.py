@@ -19,8 +19,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from hflab.data.batches import TokenSplit
 from hflab.errors import UserError
 from hflab.evaluation.evaluator import evaluate_language_model
-from hflab.evaluation.inspection import carries_state, innermost
 from hflab.evaluation.metrics import METRICS
+from hflab.evaluation.model_properties import carries_state, innermost
 from hflab.models.recurrent.cells_recurrent import CELLS
 from hflab.models.recurrent.configuration_recurrent import RecurrentConfig
 from hflab.models.recurrent.modeling_recurrent import RecurrentForCausalLM
