@@ -25,8 +25,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; `arguments` default to those of the process. Returns the exit status."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        options, rest = _parser().parse_known_args(given)
-        overrides = _overrides(rest, options)
+        words, overrides = _take_overrides(given)
+        options, unknown = _parser().parse_known_args(words)
+        _check_all_understood(unknown, overrides, options)
         return options.run(options, overrides, shlex.join(["hflab", *given]))
     except UserError as error:
         print(f"hflab: {error}", file=sys.stderr)
@@ -118,20 +119,29 @@ def _add_card(commands: Any) -> None:
     parser.add_argument("model", type=Path, metavar="RUN", help="run folder")
 
 
-def _overrides(rest: list[str], options: argparse.Namespace) -> dict[str, str]:
-    """Read `--section.key value` and `--section.key=value`."""
+def _take_overrides(given: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Part `--section.key value` and `--section.key=value` from the other words; argparse would take the value for a positional argument."""
+    others: list[str] = []
     overrides: dict[str, str] = {}
-    words = iter(rest)
+    words = iter(given)
     for word in words:
         key, equals, value = word.removeprefix("--").partition("=")
-        if not word.startswith("--") or "." not in key or not options.takes_keys:
-            known = [f"--{name.replace('_', '-')}" for name in vars(options)]
-            raise UserError(f"The argument {word!r} is not understood.{nearest(word, known)} See `hflab --help`.")
-        following = value if equals else next(words, None)
-        if following is None:
+        if not word.startswith("--") or "." not in key:
+            others.append(word)
+            continue
+        following = value if equals else next(words, "--")
+        if not equals and following.startswith("--"):
             raise UserError(f"--{key} needs a value: --{key} VALUE.")
         overrides[key] = following
-    return overrides
+    return others, overrides
+
+
+def _check_all_understood(unknown: list[str], overrides: dict[str, str], options: argparse.Namespace) -> None:
+    """Raise `UserError` for a word that belongs to no option, or a key of a recipe where the command takes none."""
+    leftover = [*unknown, *([] if options.takes_keys else (f"--{key}" for key in overrides))]
+    if leftover:
+        known = [f"--{name.replace('_', '-')}" for name in vars(options)]
+        raise UserError(f"The argument {leftover[0]!r} is not understood.{nearest(leftover[0], known)} See `hflab --help`.")
 
 
 def _run_recipes(options: argparse.Namespace, overrides: dict[str, str], command: str) -> int:
