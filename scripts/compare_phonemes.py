@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import hflab
+from hflab.api import measure
 from hflab.data.examples import load_examples
 from hflab.evaluation.sequence_metrics import SEQUENCE_METRICS, SequenceOutputs
 from hflab.recipe import DataSection
@@ -81,7 +81,7 @@ class ShippedGRU(nn.Module):
 
 def answers_of_run(folder: Path) -> Answers:
     """The answers of a trained model, on the whole test split."""
-    rows = hflab.measure(folder, split="test").evaluated.rows
+    rows = measure(folder, split="test").evaluated.rows
     run = RunFolder(folder)
     facts, stress = run.read_facts(), run.read_recipe().data.stress
     training = f"{facts['training']['seconds'] / 60:,.0f} min"
