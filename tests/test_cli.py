@@ -229,7 +229,10 @@ def test_prompts_of_a_file_are_answered_as_one_by_one(answering, monkeypatch, ca
 
 def test_libraries_add_nothing_to_what_is_printed(answering, monkeypatch, capsys, caplog):
     monkeypatch.chdir(answering)
-    for words in (["generate", "runs/pairs", "--prompt", "a b", "--max-new-tokens", "3"], ["inspect", "runs/pairs", "--text", "a b"]):
+    for words in (
+        ["generate", "runs/pairs", "--prompt", "a", "--max-new-tokens", "3"],
+        ["inspect", "runs/pairs", "--text", "a", "--output", "pairs"],
+    ):
         assert main(words) == 0
     assert capsys.readouterr().err == ""
     assert not [record for record in caplog.records if record.levelname != "DEBUG"]
