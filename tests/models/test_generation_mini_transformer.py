@@ -5,6 +5,8 @@ This covers the ground of transformers' GenerationTesterMixin, which its source 
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from torch._dynamo.utils import counters
 from transformers import CompileConfig, EncoderDecoderCache, StaticCache
 from transformers.generation.streamers import BaseStreamer
@@ -142,7 +144,8 @@ def test_caches_are_reordered_repeated_selected_cropped_and_reset(model, prompts
     logits = model(input_ids=prompts[[0, 0], 6:], past_key_values=cache).logits
     torch.testing.assert_close(logits, model(input_ids=prompts[[0, 0]]).logits[:, 6:], rtol=1e-4, atol=1e-5)
     cache.reset()
-    assert cache.get_seq_length() == 0
+    if Version(transformers.__version__) >= Version("5.23"):  # the cache is transformers' own: 5.17 zeroes its keys and keeps their number
+        assert cache.get_seq_length() == 0
 
 
 def test_one_prompt_read_once_for_many_continuations(model, prompts):
