@@ -16,9 +16,8 @@ from . import __version__
 from .errors import UserError, nearest
 from .recipe import load_recipe, recipe_keys, recipe_names
 
-# options of `generate` that say how text is chosen, as they are when not given; an encoder-decoder then answers as it was saved
-DECODING_DEFAULTS: dict[str, object] = {"max_new_tokens": None, "temperature": None, "num_beams": None, "repetition_penalty": 1.0}
-DECODING_DEFAULTS |= {"top_k": 0, "top_p": 1.0, "stop": []}
+# options of `generate` that say how text is chosen; an encoder-decoder answers as it was saved while none is given
+DECODING_OPTIONS = ("max_new_tokens", "temperature", "num_beams", "top_k", "top_p", "repetition_penalty", "stop")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -86,10 +85,10 @@ def _add_evaluate(commands: Any) -> None:
 
 
 def _add_generate(commands: Any) -> None:
-    parser = _add_command(commands, "generate", "Continue a text or every prompt of a file, or answer one with an encoder-decoder.", _run_generate)
+    parser = _add_command(commands, "generate", "Continue a text or every prompt of a file, or answer them with an encoder-decoder.", _run_generate)
     parser.add_argument("model", help="run folder, model folder or Hub id")
     parser.add_argument("--prompt", help="text to continue (default: the beginning of a text), or to answer")
-    parser.add_argument("--prompts", type=Path, metavar="FILE", help='continue each line, or the "prompt" of each line of a .jsonl file')
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help='continue or answer each line, or the "prompt" of each line of a .jsonl file')
     parser.add_argument("--output", type=Path, metavar="FILE", help="write prompts and texts here, as .jsonl (with --prompts; default: print them)")
     parser.add_argument("--batch-size", type=int, help="prompts read at a time (with --prompts; default: 8)")
     parser.add_argument("--max-new-tokens", type=int, help="tokens to add (default: 400, or as many as fit; its own limit for an answer)")
@@ -102,6 +101,7 @@ def _add_generate(commands: Any) -> None:
     parser.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1: make tokens that occurred less likely")
     parser.add_argument("--seed", type=int, help="the same seed gives the same text; of --prompts, the n-th has the seed plus n - 1")
     parser.add_argument("--stop", action="append", default=[], help="end before this string; may be given several times")
+    parser.set_defaults(as_saved={name: parser.get_default(name) for name in DECODING_OPTIONS})
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that the model brings; only for a source you trust")
 
 
@@ -237,7 +237,7 @@ def _run_generate(options: argparse.Namespace, overrides: dict[str, str], comman
     is_answer = api.answers(api.model_folder(options.model), trust_remote_code=options.trust_remote_code)
     if is_answer and options.temperature is None:
         chosen = dataclasses.replace(chosen, temperature=0.0)  # an answer is the likeliest text unless it is to be drawn
-    as_saved = is_answer and all(getattr(options, name) == default for name, default in DECODING_DEFAULTS.items())
+    as_saved = is_answer and all(getattr(options, name) == default for name, default in options.as_saved.items())
     if prompts is not None:
         return _write_texts(prompts, options, None if as_saved else chosen)
     prompt = options.prompt or ""

@@ -92,7 +92,7 @@ def tf_idf(seed: int, per_class: int, split: str) -> float:
 
 
 def accuracies(options: argparse.Namespace) -> dict[str, Accuracy]:
-    """What is compared. Learning rates and steps were chosen on the validation split, with label seeds that are not among the five."""
+    """What is compared. Learning rates and steps are first guesses; `--split validation` with other seeds is there to choose better ones."""
     folder = folder_of(str(options.pretrained))
     config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
     fresh = {"family": "mini_transformer", **{name: getattr(config, name) for name in SHAPE}}

@@ -121,11 +121,16 @@ def load_pretrained(name: str) -> PreTrainedTokenizerBase:
         kinds, hint = ", ".join(TOKENIZERS), nearest(name, TOKENIZERS)
         reason = cannot_be_loaded("processor.tokenizer", name, error, "--processor.tokenizer FOLDER")
         raise UserError(f"{reason} It is neither one of the kinds trained here: {kinds}.{hint}") from error
+    close_with_sep(tokenizer, name)
+    check_has_eos(tokenizer)
+    return tokenizer
+
+
+def close_with_sep(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Let the sep token close documents where there is no eos token, as in BERT's tokenizers."""
     if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
         logger.warning("The tokenizer %r has no eos token; its sep token %r closes documents.", name, tokenizer.sep_token)
         tokenizer.eos_token = tokenizer.sep_token
-    check_has_eos(tokenizer)
-    return tokenizer
 
 
 def check_has_eos(tokenizer: PreTrainedTokenizerBase) -> None:

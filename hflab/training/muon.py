@@ -1,4 +1,4 @@
-"""Muon for the hidden matrices of a recurrent model, gate by gate, and AdamW for all other parameters, as one optimizer.
+"""Muon for hidden matrices, those of a recurrent model gate by gate, and AdamW for all other parameters, as one optimizer.
 
 Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks" (kellerjordan.github.io/posts/muon), with the update scaled to
 AdamW's root mean square so that both share one learning rate (Liu et al. 2025, "Muon is scalable for LLM training", arXiv:2502.16982, section 2.2).

@@ -16,6 +16,7 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.processors import close_with_sep
 from ..errors import UserError, cannot_be_loaded, check_choice
 from ..evaluation.model_properties import evaluation_mode
 from ..recipe import ModelSection
@@ -77,12 +78,14 @@ def load_pretrained_model(
 
 
 def load_pretrained_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
-    """The tokenizer of `section.pretrained`. Raises `UserError` when there is none."""
+    """The tokenizer of `section.pretrained`; BERT's close a text with their sep token. Raises `UserError` when there is none."""
     assert section.pretrained is not None
     try:
-        return AutoTokenizer.from_pretrained(folder_of(section.pretrained), trust_remote_code=section.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(folder_of(section.pretrained), trust_remote_code=section.trust_remote_code)
     except (OSError, ValueError, ImportError) as error:
         raise cannot_be_loaded("The tokenizer of model.pretrained", section.pretrained, error, "--model.pretrained FOLDER") from None
+    close_with_sep(tokenizer, section.pretrained)
+    return tokenizer
 
 
 def folder_of(name: str) -> str:

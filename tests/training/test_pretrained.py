@@ -3,13 +3,15 @@
 import pytest
 import torch
 from small_models import build, make_tokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import nn
-from transformers import BertForTokenClassification, GPT2ForSequenceClassification
+from transformers import BertForTokenClassification, GPT2ForSequenceClassification, PreTrainedTokenizerFast
 
 from hflab.errors import UserError
 from hflab.recipe import ModelSection
 from hflab.training.freezing import GradualUnfreezing, block_groups, head_names, learning_rate_scales
-from hflab.training.pretrained import load_pretrained_model
+from hflab.training.pretrained import load_pretrained_model, load_pretrained_tokenizer
 
 KINDS = ["gpt2", "bert", "classifier", "bart", "lstm", "mini_transformer"]
 
@@ -190,3 +192,11 @@ def test_gradual_unfreezing_adds_a_group_at_a_time(several_processes):
 def test_blocks_are_found_in_any_module():
     model = nn.Sequential(nn.Embedding(5, 4), nn.ModuleList([nn.Sequential(nn.Linear(4, 4)) for _ in range(2)]), nn.Linear(4, 2))
     assert [len(group) for group in block_groups(model)] == [1, 2, 2, 2]
+
+
+def test_the_tokenizer_of_a_bert_closes_texts_with_its_sep_token(tmp_path):
+    words = WordLevel({"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4}, unk_token="[UNK]")
+    named = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), **named).save_pretrained(tmp_path)
+    tokenizer = load_pretrained_tokenizer(ModelSection(pretrained=str(tmp_path)))
+    assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("[SEP]", 3)
