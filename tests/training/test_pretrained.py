@@ -6,7 +6,7 @@ from small_models import build, make_tokenizer
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import nn
-from transformers import BertForTokenClassification, GPT2ForSequenceClassification, PreTrainedTokenizerFast
+from transformers import BertConfig, BertForTokenClassification, GPT2ForSequenceClassification, PreTrainedTokenizerFast
 
 from hflab.errors import UserError
 from hflab.recipe import ModelSection
@@ -198,5 +198,6 @@ def test_the_tokenizer_of_a_bert_closes_texts_with_its_sep_token(tmp_path):
     words = WordLevel({"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4}, unk_token="[UNK]")
     named = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), **named).save_pretrained(tmp_path)
+    BertConfig(vocab_size=5).save_pretrained(tmp_path)
     tokenizer = load_pretrained_tokenizer(ModelSection(pretrained=str(tmp_path)))
     assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("[SEP]", 3)
