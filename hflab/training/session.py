@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, broadcast_object_list, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, broadcast_object_list, set_seed
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
@@ -149,6 +149,8 @@ def open_session(recipe: Recipe, run: RunFolder, accelerator: Accelerator, task:
         unfreezing = GradualUnfreezing(model, recipe.training.unfreeze_every_steps, several_processes=several)
     batches = task.batches()
     averaged = build_averaged_model(model, recipe.training)
+    if getattr(model, "leaves_parameters_unused", recipe.model.pretrained is not None):  # of a foreign model nobody knows; only DDP reads this
+        accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
     prepared, optimizer = accelerator.prepare(model, build_optimizer(model, recipe.training))
     if accelerator.scaler is None and accelerator.distributed_type in STEPS_AS_TORCH:
         optimizer = optimizer.optimizer

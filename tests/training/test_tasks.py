@@ -213,12 +213,18 @@ def test_data_without_a_validation_split_are_refused(make_task_recipe, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS_ONCE)
-def test_two_processes_train_and_evaluate_as_one(make_task_recipe, tmp_path, task):
+@pytest.mark.parametrize(
+    ("task", "changes"),
+    [
+        *((task, {}) for task in TASKS_ONCE),
+        pytest.param("seq2seq", {"attention_type": "none", "block_style": "residual", "intermediate_size": 16}, id="parameters without a gradient"),
+    ],
+)
+def test_two_processes_train_and_evaluate_as_one(make_task_recipe, tmp_path, task, changes):
     from .test_resume import finish, launch
 
     family = dict(reversed(TASK_FAMILIES))[task]
-    recipe = make_task_recipe(task, family, model=PLAIN[family], training={"gradient_accumulation_steps": 2})
+    recipe = make_task_recipe(task, family, model=PLAIN[family] | changes, training={"gradient_accumulation_steps": 2})
     recipe.save(tmp_path / "small.yaml")
     runs = []
     for num_processes in (1, 2):

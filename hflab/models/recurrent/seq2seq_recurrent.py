@@ -11,8 +11,7 @@ The decoder is a recurrence from the bridged states of the encoder (`encoder_rec
   attention so comes after the recurrence, which in training runs over the whole target in one go. Bahdanau, Cho and Bengio 2015,
   arXiv:1409.0473, from whom the additive score is, have the context feed the next state instead, at the price of a loop over time.
 - "none": the first state is all that the decoder learns of the source, as in Sutskever, Vinyals and Le 2014, arXiv:1409.3215. What comes after the
-  recurrence in the last block of a residual encoder is then read by nobody and gets no gradient: DistributedDataParallel wants
-  `find_unused_parameters=True`.
+  recurrence in the last block of a residual encoder is then read by nobody and gets no gradient (`leaves_parameters_unused`).
 
 Source and target have one vocabulary. Knows nothing about tokenization and training.
 
@@ -75,6 +74,11 @@ class RecurrentForConditionalGeneration(RecurrentPreTrainedModel, RecurrentGener
             self.head_projection = nn.Linear(output_width(config) + H, head_width, bias=False)
         self.lm_head = nn.Linear(head_width, config.vocab_size)
         self.post_init()
+
+    @property
+    def leaves_parameters_unused(self) -> bool:
+        """Whether some parameters get no gradient, so that DistributedDataParallel wants `find_unused_parameters=True`."""
+        return self.config.attention_type == "none" and self.config.block_style == "residual"
 
     @capture_outputs
     def forward(
