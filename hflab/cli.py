@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"hflab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interruption:  # its text, if any, says how to go on
-        print(f"hflab: {interruption or 'interrupted'}", file=sys.stderr)
+        print(f"hflab: {str(interruption) or 'interrupted'}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has gone
         sys.stderr.close()
