@@ -4,9 +4,10 @@
     figures = {name: metric.compute(totals) for name, metric in MASKED_METRICS.items()}
 
 What is masked and paired is drawn by the batches' own seed, so that an evaluation repeats. This module knows nothing about recipes or training.
-Shapes: `B` rows, `T` tokens, `V` vocabulary.
+Shapes: `B` rows, `T` tokens, `P` masked tokens of all rows, `V` vocabulary.
 """
 
+import inspect
 from typing import NamedTuple
 
 import torch
@@ -63,12 +64,10 @@ def evaluate_masked(
 def _read(model: nn.Module, batch: MaskedBatch) -> list[MaskedRow | None]:
     """The rows of a batch; None for one that only fills it up."""
     assert batch.next_sentence_label is not None, "pairs are asked for"
-    outputs = model(input_ids=batch.input_ids, token_type_ids=batch.token_type_ids, attention_mask=batch.attention_mask)
-    follows = batch.next_sentence_label
-    pair_nats = F.cross_entropy(outputs.seq_relationship_logits.float(), follows, ignore_index=IGNORED_LABEL, reduction="none")
-    pair_is_right = outputs.seq_relationship_logits.argmax(-1) == follows
-    is_masked = batch.labels != IGNORED_LABEL
-    chosen = outputs.prediction_logits[is_masked].float()
+    chosen, relationship = masked_logits(model, batch)
+    follows, is_masked = batch.next_sentence_label, batch.labels != IGNORED_LABEL
+    pair_nats = F.cross_entropy(relationship, follows, ignore_index=IGNORED_LABEL, reduction="none")
+    pair_is_right = relationship.argmax(-1) == follows
     nats = _by_row(F.cross_entropy(chosen, batch.labels[is_masked], reduction="none"), is_masked)
     predicted, expected = _by_row(chosen.argmax(-1), is_masked), _by_row(batch.labels[is_masked], is_masked)
     return [
@@ -84,6 +83,23 @@ def _read(model: nn.Module, batch: MaskedBatch) -> list[MaskedRow | None]:
         else None
         for place in range(len(follows))
     ]
+
+
+def masked_logits(model: nn.Module, batch: MaskedBatch) -> tuple[Tensor, Tensor]:
+    """Logits of the masked tokens alone, (P, V) in reading order, and those of the pairs, (B, 2), both in float32.
+
+    A model that can leave out the other tokens' logits does: for a small one they are half of the work.
+    """
+    inputs = {"input_ids": batch.input_ids, "token_type_ids": batch.token_type_ids, "attention_mask": batch.attention_mask}
+    is_masked = batch.labels != IGNORED_LABEL
+    bare = getattr(model, "module", model)  # of DistributedDataParallel
+    if "logits_to_keep" in inspect.signature(type(bare).forward).parameters:
+        outputs = model(**inputs, logits_to_keep=is_masked)
+        chosen = outputs.prediction_logits
+    else:
+        outputs = model(**inputs)
+        chosen = outputs.prediction_logits[is_masked]
+    return chosen.float(), outputs.seq_relationship_logits.float()
 
 
 def _by_row(values: Tensor, is_masked: Tensor) -> tuple[Tensor, ...]:

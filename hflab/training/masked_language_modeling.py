@@ -12,7 +12,7 @@ from ..data.masked_batches import MaskedBatch, MaskedBatches, MaskingTokens
 from ..data.sentences import PreparedSentences, prepare_sentences
 from ..data.sources import SOURCES
 from ..errors import UserError, check_choice
-from ..evaluation.masked_evaluator import MaskedRow, evaluate_masked
+from ..evaluation.masked_evaluator import MaskedRow, evaluate_masked, masked_logits
 from ..evaluation.masked_metrics import MASKED_METRICS
 from ..evaluation.model_properties import max_positions
 from ..evaluation.report import Evaluated, EvaluatedRow
@@ -78,9 +78,8 @@ class MaskedLanguageModeling(Task):
         """Nats of this share's masked tokens, and of its pairs, each divided by their number in the whole step."""
         batch = batch.to(next(model.parameters()).device)
         assert batch.next_sentence_label is not None, "pairs are asked for"
-        outputs = model(input_ids=batch.input_ids, token_type_ids=batch.token_type_ids, attention_mask=batch.attention_mask)
-        of_tokens = mean_over_step(outputs.prediction_logits, batch.labels, batch.num_tokens)
-        pairs = outputs.seq_relationship_logits.float()
+        chosen, pairs = masked_logits(model, batch)
+        of_tokens = mean_over_step(chosen, batch.labels[batch.labels != IGNORED], batch.num_tokens)
         return of_tokens + F.cross_entropy(pairs, batch.next_sentence_label, ignore_index=IGNORED, reduction="sum") / batch.num_rows, None
 
     def evaluate(self, model: nn.Module, accelerator: Accelerator, split: str, *, in_full: bool) -> Evaluated:

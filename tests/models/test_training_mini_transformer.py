@@ -81,6 +81,15 @@ def test_both_losses_of_pre_training_are_added(build_transformer, tokens):
     assert model(input_ids=tokens).loss is None
 
 
+@pytest.mark.parametrize(("head", "name"), [("ForMaskedLM", "logits"), ("ForPreTraining", "prediction_logits")])
+def test_the_vocabulary_is_scored_where_it_is_asked_for(build_transformer, tokens, head, name):
+    model, wanted = build_transformer(head), torch.arange(9).expand(3, 9) % 4 == 1
+    everywhere, there = model(input_ids=tokens), model(input_ids=tokens, logits_to_keep=wanted)
+    torch.testing.assert_close(there[name], everywhere[name][wanted])
+    torch.testing.assert_close(model(input_ids=tokens, logits_to_keep=wanted.long())[name], there[name])
+    assert model(input_ids=tokens, logits_to_keep=torch.zeros_like(wanted))[name].shape == (0, everywhere[name].shape[-1])
+
+
 @pytest.mark.parametrize(
     ("problem_type", "labels", "loss"),
     [

@@ -56,9 +56,10 @@ class MiniTransformerForMaskedLM(MiniTransformerPreTrainedModel):
         position_ids: LongTensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: LongTensor | None = None,
+        logits_to_keep: Tensor | None = None,
         **kwargs: Any,
     ) -> MaskedLMOutput:
-        """Read a batch of rows and score every token.
+        """Read a batch of rows and score every token, or some of them.
 
         Args:
             input_ids: Tokens (B, T), some of them hidden.
@@ -67,11 +68,13 @@ class MiniTransformerForMaskedLM(MiniTransformerPreTrainedModel):
             position_ids: (B, T).
             inputs_embeds: (B, T, H) instead of tokens.
             labels: (B, T), the hidden tokens in their places and -100 everywhere else.
+            logits_to_keep: (B, T), true where logits are wanted; the vocabulary is scored at these P tokens alone. Needs labels left out.
             **kwargs: `num_items_in_batch`, which divides the summed loss instead of the number of labels at hand. The rest as in
                 `MiniTransformerModel.forward`.
 
         Returns:
-            `loss` in nats per label if there are labels, `logits` (B, T, V), on request `hidden_states` and `attentions`.
+            `loss` in nats per label if there are labels, `logits` (B, T, V) or, of the tokens asked for in reading order, (P, V), on request
+            `hidden_states` and `attentions`.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -81,7 +84,7 @@ class MiniTransformerForMaskedLM(MiniTransformerPreTrainedModel):
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        logits = self.lm_head(self.transform(outputs.last_hidden_state))
+        logits = self.lm_head(self.transform(_kept(outputs.last_hidden_state, logits_to_keep)))
         loss = None if labels is None else self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return MaskedLMOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions)
 
@@ -92,7 +95,7 @@ class MiniTransformerForPreTrainingOutput(ModelOutput):
 
     Attributes:
         loss: the sum of both losses, or the one that there are labels for.
-        prediction_logits: (B, T, V), of the hidden tokens.
+        prediction_logits: (B, T, V), or (P, V) of the tokens that were asked for.
         seq_relationship_logits: (B, 2), of "follows" and "does not follow".
         hidden_states: on request, before and after each block, each (B, T, H).
         attentions: on request, of each block, each (B, N, T, T).
@@ -132,6 +135,7 @@ class MiniTransformerForPreTraining(MiniTransformerPreTrainedModel):
         labels: LongTensor | None = None,
         next_sentence_label: LongTensor | None = None,
         num_pairs_in_batch: int | Tensor | None = None,
+        logits_to_keep: Tensor | None = None,
         **kwargs: Any,
     ) -> MiniTransformerForPreTrainingOutput:
         """Read a batch of pairs of sentences; arguments not named here are those of `MiniTransformerForMaskedLM.forward`.
@@ -145,6 +149,7 @@ class MiniTransformerForPreTraining(MiniTransformerPreTrainedModel):
             labels: (B, T), the hidden tokens in their places and -100 everywhere else.
             next_sentence_label: (B,), 0 if the second sentence follows the first and 1 if not; -100 is ignored.
             num_pairs_in_batch: The number of pairs in all micro-batches of a step, which divides the summed next-sentence loss.
+            logits_to_keep: (B, T), true where logits are wanted, as in `MiniTransformerForMaskedLM.forward`.
             **kwargs: `num_items_in_batch`, the number of hidden tokens in all micro-batches of a step, which divides the summed first loss. Without
                 `num_pairs_in_batch`, which transformers' Trainer does not pass, the mean next-sentence loss then counts by this micro-batch's share
                 of the hidden tokens: exact where all micro-batches hold equally many, near it elsewhere.
@@ -160,7 +165,7 @@ class MiniTransformerForPreTraining(MiniTransformerPreTrainedModel):
             inputs_embeds=inputs_embeds,
             **kwargs,
         )
-        logits = self.lm_head(self.transform(outputs.last_hidden_state))
+        logits = self.lm_head(self.transform(_kept(outputs.last_hidden_state, logits_to_keep)))
         relationship = self.next_sentence_classifier(self.pooler(outputs.last_hidden_state, attention_mask))
         losses = []
         if labels is not None:
@@ -178,6 +183,11 @@ class MiniTransformerForPreTraining(MiniTransformerPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+
+def _kept(hidden_states: Tensor, wanted: Tensor | None) -> Tensor:
+    """The hidden states of all tokens (B, T, H), or of the wanted ones (P, H): the vocabulary is most of a small model's work."""
+    return hidden_states if wanted is None else hidden_states[wanted.bool()]
 
 
 def _share(labels: LongTensor | None, kwargs: dict[str, Any]) -> Any:
