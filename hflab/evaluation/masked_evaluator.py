@@ -7,7 +7,6 @@ What is masked and paired is drawn by the batches' own seed, so that an evaluati
 Shapes: `B` rows, `T` tokens, `P` masked tokens of all rows, `V` vocabulary.
 """
 
-import inspect
 from typing import NamedTuple
 
 import torch
@@ -17,7 +16,7 @@ from torch.nn import functional as F
 
 from ..data.masked_batches import IGNORED_LABEL, MaskedBatch, MaskedBatches
 from .masked_metrics import MaskedTotals
-from .model_properties import evaluation_mode
+from .model_properties import evaluation_mode, takes
 from .sharing import gather_rows, share_of_process
 
 
@@ -88,12 +87,11 @@ def _read(model: nn.Module, batch: MaskedBatch) -> list[MaskedRow | None]:
 def masked_logits(model: nn.Module, batch: MaskedBatch) -> tuple[Tensor, Tensor]:
     """Logits of the masked tokens alone, (P, V) in reading order, and those of the pairs, (B, 2), both in float32.
 
-    A model that can leave out the other tokens' logits does: for a small one they are half of the work.
+    A model that can leave out the other tokens' logits does: for a small one they are a large part of the work.
     """
     inputs = {"input_ids": batch.input_ids, "token_type_ids": batch.token_type_ids, "attention_mask": batch.attention_mask}
     is_masked = batch.labels != IGNORED_LABEL
-    bare = getattr(model, "module", model)  # of DistributedDataParallel
-    if "logits_to_keep" in inspect.signature(type(bare).forward).parameters:
+    if takes(model, "logits_to_keep"):
         outputs = model(**inputs, logits_to_keep=is_masked)
         chosen = outputs.prediction_logits
     else:

@@ -14,9 +14,14 @@ def innermost(model: nn.Module) -> PreTrainedModel:
     return next(module for module in model.modules() if isinstance(module, PreTrainedModel))
 
 
+def takes(model: nn.Module, argument: str) -> bool:
+    """Whether the `forward` of `model` names this argument."""
+    return argument in inspect.signature(type(innermost(model)).forward).parameters
+
+
 def carries_state(model: nn.Module) -> bool:
     """Whether `model` keeps a recurrent state that `state_resets` sets to zero."""
-    return "state_resets" in inspect.signature(type(innermost(model)).forward).parameters
+    return takes(model, "state_resets")
 
 
 def max_positions(model: nn.Module) -> int | None:

@@ -10,7 +10,6 @@ which changes a text only where two tokens are as good as equal), and it is what
 Shapes: `B` rows, `T` tokens of the longest prompt, `V` vocabulary.
 """
 
-import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..errors import UserError
-from ..evaluation.model_properties import evaluation_mode, innermost, max_positions
+from ..evaluation.model_properties import evaluation_mode, innermost, max_positions, takes
 from .options import DEFAULT_BATCH_SIZE, GenerationOptions, check_batch_size
 from .streaming import build_generator, encode_prompt, eos_tokens, num_new_tokens
 from .text_row import TextRow
@@ -78,7 +77,7 @@ def _sample(model: PreTrainedModel, rows: list[TextRow]) -> list[str]:
     ids, mask = _pad_left(model, rows)
     positions, limit = (mask.cumsum(-1) - 1).clamp(min=0), max_positions(model)
     # a recurrent model counts no positions
-    takes_positions = "position_ids" in inspect.signature(type(innermost(model)).forward).parameters
+    takes_positions = takes(model, "position_ids")
     cache, texts = None, [""] * len(rows)
     while not all(row.ended for row in rows):
         placed = {"position_ids": positions} if takes_positions else {}

@@ -80,8 +80,8 @@ class MiniTransformerConfig(PreTrainedConfig):
         is_decoder: Whether a token sees only those before it and itself. Set by the heads that generate.
         is_encoder_decoder: Whether there is an encoder and a decoder. Set by `MiniTransformerForConditionalGeneration`.
         tie_word_embeddings: Whether a language-model head shares the embedding's weight (section 3.4). Where embeddings are scaled too, a model
-            starts by predicting the very token that it reads, at a loss of up to about sqrt(hidden_size) nats, which takes it some hundred steps
-            to unlearn; where source and target have different symbols, False spares it that.
+            starts by predicting the very token that it reads, at a loss of up to about sqrt(hidden_size) nats, and has to unlearn that first;
+            where source and target have different symbols, False spares it that.
         use_cache: Whether a model that reads from left to right hands out its keys and values as `past_key_values` when it is not training.
         pad_token_id: Token that fills up short rows, or None.
         bos_token_id: Token that opens a text, or None.

@@ -186,7 +186,7 @@ class MiniTransformerForPreTraining(MiniTransformerPreTrainedModel):
 
 
 def _kept(hidden_states: Tensor, wanted: Tensor | None) -> Tensor:
-    """The hidden states of all tokens (B, T, H), or of the wanted ones (P, H): the vocabulary is most of a small model's work."""
+    """The hidden states of all tokens (B, T, H), or of the wanted ones (P, H): the vocabulary is a large part of a small model's work."""
     return hidden_states if wanted is None else hidden_states[wanted.bool()]
 
 
