@@ -9,6 +9,7 @@ import json
 import shlex
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_inspect(commands)
     _add_card(commands)
+    _add_hub(commands)
     return parser
 
 
@@ -117,6 +119,17 @@ def _add_inspect(commands: Any) -> None:
 def _add_card(commands: Any) -> None:
     parser = _add_command(commands, "card", "Write the model card of a run anew.", _run_card)
     parser.add_argument("model", type=Path, metavar="RUN", help="run folder")
+
+
+def _add_hub(commands: Any) -> None:
+    actions = commands.add_parser("hub", help="Serve a Hub of your own.", allow_abbrev=False).add_subparsers(required=True, metavar="ACTION")
+    parser = _add_command(actions, "serve", "Serve a folder as a Hub, for clients that set HF_ENDPOINT.", _run_hub_serve)
+    parser.add_argument("--root", type=Path, default=Path("hub"), help="folder of everything the Hub keeps (default: hub)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine alone)")
+    parser.add_argument("--port", type=int, default=8080, help="port to listen on; 0: a free one (default: 8080)")
+    parser.add_argument(
+        "--token-file", type=Path, help="lines USER ROLE TOKEN, the role read or write (default: ROOT/tokens, made at the first start)"
+    )
 
 
 def _take_overrides(given: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -289,4 +302,14 @@ def _run_card(options: argparse.Namespace, overrides: dict[str, str], command: s
     from .hub.card import write_card
 
     print(write_card(options.model))
+    return 0
+
+
+def _run_hub_serve(options: argparse.Namespace, overrides: dict[str, str], command: str) -> int:
+    try:
+        from .hub.local.server import serve
+    except ModuleNotFoundError as error:
+        raise UserError(f"The local Hub needs the package {error.name}, which is not installed; run: pip install 'hflab[hub]'") from None
+
+    serve(options.root, say=partial(print, flush=True), host=options.host, port=options.port, token_file=options.token_file)
     return 0
