@@ -35,7 +35,7 @@ from .xet_formats import MalformedUploadError
 # what handlers raise, with the status and the `X-Error-Code` that clients know
 ERRORS: dict[type[Exception], tuple[int, str | None]] = {
     RepositoryNotFoundError: (404, "RepoNotFound"),
-    RevisionNotFoundError: (404, "RevisionNotFoundError"),
+    RevisionNotFoundError: (404, "RevisionNotFound"),
     DiscussionNotFoundError: (404, "EntryNotFound"),
     StaleParentError: (412, None),
     ConflictError: (409, None),
