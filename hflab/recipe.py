@@ -90,7 +90,7 @@ class LoraSection:
 
 @dataclass(kw_only=True)
 class ModelSection:
-    """Which model: a family with its config, or a pretrained one. Any other key of the section is a field of the family's config."""
+    """Which model: a family with its config, or a pretrained one. Any other key of the section is a field of the model's config."""
 
     family: str | None = option(None, "model family; its config's fields are keys of this section")
     pretrained: str | None = option(None, "start from this Hub id or folder instead of random weights")
@@ -98,7 +98,7 @@ class ModelSection:
     new_head: bool = option(False, "begin with a fresh head for the labels of the data; everything else as loaded (pretrained)")
     freeze: list[str] = option([], "parameters that stay as loaded: name patterns such as *.embeddings.*, or all_but_head (pretrained)")
     lora: LoraSection | None = option(None, "train low-rank adapters instead of the weights (pretrained; extra: lora); {} takes the defaults")
-    config: dict[str, Any] = option({}, "fields of the family's config, written directly in this section")
+    config: dict[str, Any] = option({}, "fields of the config, written directly in this section; a pretrained model keeps the shape of its weights")
 
 
 @dataclass(kw_only=True)
@@ -406,10 +406,11 @@ def _check_combinations(recipe: Recipe) -> None:
         )
     if (recipe.model.family is None) == (recipe.model.pretrained is None):
         raise UserError("The model section must name either a family or a pretrained model; set model.family or model.pretrained.")
-    if recipe.model.pretrained is not None and recipe.model.config:
+    if recipe.model.pretrained is not None:  # whether it has a field of this name is seen when it is loaded
         known = [key.name for key in dataclasses.fields(ModelSection)]
-        hint = next((found for key in recipe.model.config if (found := nearest(key, known))), "")
-        raise UserError(f"model.pretrained keeps its own config; remove {', '.join(recipe.model.config)} or set model.family instead.{hint}")
+        for key in recipe.model.config:
+            if hint := nearest(key, known):
+                raise UserError(f"model.{key} is no key of the model section.{hint}")
     _check_fine_tuning(recipe)
 
 

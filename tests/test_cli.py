@@ -322,7 +322,7 @@ def test_generate_by_beam_search_and_stop_string(trained, capsys):
 def test_a_pretrained_model_that_is_not_there_is_one_line(trained, capsys):
     words = ["train", "own_text", "--data.path", "own.txt", "--data.layout", "windows", "--model.pretrained", "gpt2", "--model.family", "null"]
     assert main([*words, "--model.embedding_size", "null"]) == 2
-    assert "keeps its own config" in capsys.readouterr().err
+    assert "model.pretrained is 'gpt2', which cannot be loaded" in capsys.readouterr().err
     (trained / "tune.yaml").write_text(
         "data: {path: own.txt, layout: windows}\nmodel: {pretrained: gpt2}\ntraining: {num_steps: 2, device: cpu}\n", encoding="utf-8"
     )

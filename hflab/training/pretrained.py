@@ -6,6 +6,7 @@ The parameters that will be trained are those with `requires_grad`. Everything i
 generator, so that a resumed run builds the same model again.
 """
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Any, cast
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.processors import close_with_sep
-from ..errors import UserError, cannot_be_loaded, check_choice
+from ..errors import UserError, cannot_be_loaded, check_choice, nearest
 from ..evaluation.model_properties import evaluation_mode
 from ..recipe import ModelSection
 from .adapters import add_adapter
@@ -45,7 +47,7 @@ def load_pretrained_model(
     """Load `section.pretrained` in float32 on the CPU, with the head, the frozen parameters and the adapter that the section asks for.
 
     Args:
-        section: names the model; its `new_head`, `freeze` and `lora` are carried out.
+        section: names the model; its `new_head`, `freeze` and `lora` are carried out, and its `config` replaces fields of the model's own.
         head: a key of `AUTO_CLASSES`.
         label_names: the classes of a classifier, in the order of their numbers.
         vocab_size: tokens that the model must know; its embedding grows where it has fewer.
@@ -57,11 +59,17 @@ def load_pretrained_model(
     assert section.pretrained is not None
     folder = folder_of(section.pretrained)
     config = _load_config(folder, section)
+    _set_fields(config, section.config)
     own_labels = list((config.id2label or {}).values()) if label_names is not None else []
     if label_names is not None:
         config.id2label = dict(enumerate(label_names))
         config.label2id = {name: number for number, name in enumerate(label_names)}
     model, fresh = _load_weights(folder, section, head, config)
+    if section.config and (lost := sorted(fresh - head_names(model))):
+        raise UserError(
+            f"model.{', model.'.join(section.config)}: with {_listed(list(map(str, section.config.values())))} the weights of {section.pretrained!r} "
+            f"no longer fit ({_listed(lost)}); leave out what changes the shape of the model."
+        )
     if section.new_head:
         fresh |= _renew_head(model, fresh)
     else:
@@ -109,6 +117,21 @@ def _load_config(folder: str, section: ModelSection) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(folder, trust_remote_code=section.trust_remote_code)
     except (OSError, ValueError) as error:
         raise cannot_be_loaded("model.pretrained", section.pretrained, error, "--model.pretrained FOLDER") from None
+
+
+def _set_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> None:
+    """Replace fields of a model's config. Raises `UserError` for one that it has not, or a value that it refuses."""
+    known = [name for name in config.to_dict() if not name.startswith("_")]
+    sections = [field.name for field in dataclasses.fields(ModelSection)]
+    for name, value in fields.items():
+        if name not in known:
+            hint = nearest(name, [*sections, *known])
+            raise UserError(f"model.{name} is neither a key of the model section nor a field of the config of {config.model_type} models.{hint}")
+        try:
+            setattr(config, name, value)
+            config.validate()
+        except (StrictDataclassError, ValueError, TypeError) as error:
+            raise UserError(f"model.{name}: {(str(error).splitlines() or ['not a value of this field'])[-1].strip()}") from None
 
 
 def _load_weights(folder: str, section: ModelSection, head: str, config: PreTrainedConfig) -> tuple[PreTrainedModel, set[str]]:

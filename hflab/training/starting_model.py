@@ -14,7 +14,7 @@ def starting_model(recipe: Recipe, head: str, config_overrides: dict[str, Any], 
     """The model of the recipe's model section, on the CPU.
 
     Args:
-        recipe: names a family, whose config fields it may set, or a pretrained model, which keeps its config.
+        recipe: names a family or a pretrained model, and fields of its config.
         head: a key of `hflab.training.pretrained.AUTO_CLASSES`.
         config_overrides: what the data decide of a family's config, `vocab_size` at least, to which a pretrained model's embedding grows; fields that
             the family lacks are left out, and those that the recipe sets win.

@@ -274,9 +274,18 @@ def test_the_start_token_leads_and_labels_are_moved_once(scattered, tokens):
 def test_poolers_read_the_first_or_the_last_real_token():
     states, mask = torch.randn(4, 5, 8), torch.tensor([[1, 1, 1, 0, 0], [0, 0, 1, 1, 1], [0, 1, 0, 1, 0], [1] * 5])
     for last, places in ((False, [0, 2, 1, 0]), (True, [2, 4, 3, 4])):
-        pooler = Pooler(8, last=last)
+        pooler = Pooler(MiniTransformerConfig(hidden_size=8, is_decoder=last))
         assert torch.equal(pooler(states, mask), torch.tanh(pooler.dense(states[torch.arange(4), places])))
         assert torch.equal(pooler(states, None), torch.tanh(pooler.dense(states[:, -1 if last else 0])))
+
+
+def test_poolers_take_the_mean_of_real_tokens():
+    states, mask = torch.randn(3, 5, 8), torch.tensor([[1, 1, 1, 0, 0], [0, 1, 0, 1, 0], [0] * 5])
+    pooler = Pooler(MiniTransformerConfig(hidden_size=8, pooling="mean"))
+    states[mask == 0] = float("nan")
+    means = torch.stack([states[0, :3].mean(0), states[1, [1, 3]].mean(0), torch.zeros(8)])
+    assert_close(pooler(states, mask), torch.tanh(pooler.dense(means)))
+    assert_close(pooler(states[:, :3], None)[0], torch.tanh(pooler.dense(states[0, :3].mean(0))))
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -368,7 +377,7 @@ def test_an_encoder_decoder_names_what_it_lacks(build_transformer, tokens):
     with pytest.raises(ValueError, match="EncoderDecoderCache"):
         model(input_ids=tokens, decoder_input_ids=tokens, past_key_values=DynamicCache())
     classifier = build_transformer("ForSequenceClassification")
-    with pytest.raises(ValueError, match=r"\(B, T\), 1 at real ones"):
+    with pytest.raises(ValueError, match=r"\(B, T\), 1 at real tokens"):
         classifier(input_ids=tokens, attention_mask=torch.ones(3, 1, 9, 9, dtype=torch.bool))
 
 

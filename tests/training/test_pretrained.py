@@ -201,3 +201,28 @@ def test_the_tokenizer_of_a_bert_closes_texts_with_its_sep_token(tmp_path):
     BertConfig(vocab_size=5).save_pretrained(tmp_path)
     tokenizer = load_pretrained_tokenizer(ModelSection(pretrained=str(tmp_path)))
     assert (tokenizer.eos_token, tokenizer.eos_token_id) == ("[SEP]", 3)
+
+
+def test_fields_of_the_config_are_replaced_and_the_weights_stay(pretrained):
+    model = load(
+        pretrained("mini_transformer"), "ForSequenceClassification", ["a", "b"], new_head=True, config={"pooling": "mean", "hidden_dropout": 0.3}
+    )
+    assert (model.config.pooling, model.config.hidden_dropout, model.pooler.pooling) == ("mean", 0.3, "mean")
+    before = load(pretrained("mini_transformer"), "ForCausalLM").state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items() if name.startswith("model."))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"poolin": "mean"}, "Did you mean 'pooling'"),
+        ({"freez": []}, "Did you mean 'freeze'"),
+        ({"pooling": "median"}, "choose from: token, mean"),
+        ({"hidden_dropout": "much"}, "model.hidden_dropout"),
+        ({"hidden_size": 32}, "no longer fit"),
+        ({"num_hidden_layers": 3}, "no longer fit"),
+    ],
+)
+def test_fields_that_the_model_cannot_have(pretrained, fields, message):
+    with pytest.raises(UserError, match=message):
+        load(pretrained("mini_transformer"), "ForSequenceClassification", ["a", "b"], new_head=True, config=fields)

@@ -17,6 +17,7 @@ POSITION_EMBEDDING_TYPES = ("sinusoidal", "learned", "rotary", "none")
 # Feed-forwards with a gate (Shazeer 2020, "GLU Variants Improve Transformer", arXiv:2002.05202) and the activation of their gate.
 GATED_ACTIVATIONS = {"swiglu": "silu", "geglu": "gelu"}
 PLAIN_ACTIVATIONS = tuple(name for name in ACT2FN if name not in ("prelu", "xielu"))  # those two have weights of their own
+POOLINGS = ("token", "mean")
 ACTIVATIONS = (*PLAIN_ACTIVATIONS, *GATED_ACTIVATIONS)
 
 # Every Auto class that can open a saved folder, with the file and class that a process without hflab loads for it.
@@ -74,6 +75,8 @@ class MiniTransformerConfig(PreTrainedConfig):
         attention_dropout: Probability, in [0, 1), of dropping an attention weight.
         activation_dropout: Probability, in [0, 1), of dropping an entry inside the feed-forward.
         classifier_dropout: Probability, in [0, 1), of dropping an entry of what a classifier reads; None makes it `hidden_dropout`.
+        pooling: What a head that classifies whole rows reads: "token", the first token or, of a row read from left to right, the last, or "mean" over
+            all real tokens. See `pooling_mini_transformer.py`.
         initializer_range: Standard deviation, above 0, of weights at the start. Embeddings that are scaled start with hidden_size ** -0.5, so that
             they reach the scale of the positions; layers that write into a pre-norm stream start smaller by the square root of their number.
         layer_norm_eps: Added to the variance in the norms, above 0.
@@ -117,6 +120,7 @@ class MiniTransformerConfig(PreTrainedConfig):
     attention_dropout: float | int = 0.0
     activation_dropout: float | int = 0.0
     classifier_dropout: float | int | None = None
+    pooling: str = "token"
     initializer_range: float | int = 0.02
     layer_norm_eps: float | int = 1e-5
     is_decoder: bool = False
@@ -153,6 +157,7 @@ class MiniTransformerConfig(PreTrainedConfig):
         """
         _check_choice("hidden_act", self.hidden_act, ACTIVATIONS)
         _check_choice("norm_position", self.norm_position, NORM_POSITIONS)
+        _check_choice("pooling", self.pooling, POOLINGS)
         _check_choice("position_embedding_type", self.position_embedding_type, POSITION_EMBEDDING_TYPES)
         for name in _POSITIVE_INTEGERS:
             if getattr(self, name) < 1:

@@ -16,13 +16,13 @@ from .pooling_mini_transformer import Pooler
 
 
 class MiniTransformerForSequenceClassification(MiniTransformerPreTrainedModel):
-    """A class, several, or a number for each row, as `problem_type` says; `Pooler` says which token is asked."""
+    """A class, several, or a number for each row, as `problem_type` says; `config.pooling` says what of the row is asked."""
 
     def __init__(self, config: MiniTransformerConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = MiniTransformerModel(config)
-        self.pooler = Pooler(config.hidden_size, last=config.is_decoder)
+        self.pooler = Pooler(config)
         self.classifier = nn.Linear(config.hidden_size, cast(int, config.num_labels))
         self.post_init()
 

@@ -120,7 +120,7 @@ class MiniTransformerForPreTraining(MiniTransformerPreTrainedModel):
         self.model = MiniTransformerModel(config)
         self.transform = TokenTransform(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
-        self.pooler = Pooler(config.hidden_size, last=False)
+        self.pooler = Pooler(config)
         self.next_sentence_classifier = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
