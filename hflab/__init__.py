@@ -2,7 +2,7 @@
 
 `import hflab` makes `AutoModelForCausalLM.from_pretrained` and the pipelines of transformers know hflab's model families. The Python equal
 of every command is here too: `hflab.train`, `hflab.resume`, `hflab.evaluate`, `hflab.generate`, `hflab.generate_batch`, `hflab.inspect`,
-`hflab.write_card`.
+`hflab.write_card`, `hflab.publish`.
 """
 
 import importlib
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .errors import UserError
     from .generation.options import GenerationOptions
     from .hub.card import write_card
+    from .hub.publishing import PublishOptions
     from .models.mini_transformer import (
         MiniTransformerConfig,
         MiniTransformerForCausalLM,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         RecurrentForTokenClassification,
         RecurrentModel,
     )
+    from .publication import publish
     from .recipe import Recipe, load_recipe
 
 __version__ = "0.1.0"
@@ -60,6 +62,8 @@ _PUBLIC = {
     "generate_batch": ".api",
     "inspect": ".api",
     "load_recipe": ".recipe",
+    "publish": ".publication",
+    "PublishOptions": ".hub.publishing",
     "resume": ".api",
     "train": ".api",
     "write_card": ".hub.card",
@@ -75,6 +79,7 @@ __all__ = [
     "MiniTransformerForSequenceClassification",
     "MiniTransformerForTokenClassification",
     "MiniTransformerModel",
+    "PublishOptions",
     "Recipe",
     "RecurrentConfig",
     "RecurrentForCausalLM",
@@ -89,6 +94,7 @@ __all__ = [
     "generate_batch",
     "inspect",
     "load_recipe",
+    "publish",
     "resume",
     "train",
     "write_card",

@@ -6,24 +6,16 @@ for piece in hflab.generate(run.model, "ROMEO:"):
     print(piece, end="")
 """
 
-import dataclasses
 import json
-import logging
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator, PartialState
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.hub import cached_file
+from accelerate import PartialState
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from .data.examples import COLUMNS, EXAMPLE_SOURCES
-from .data.sources import SOURCES
-from .errors import FOLDER_INSTEAD, UserError, cannot_be_loaded, check_choice
+from .errors import FOLDER_INSTEAD, UserError, cannot_be_loaded
 from .evaluation.report import Evaluated, write_report
 from .evaluation.task_figures import TaskFigures
 from .generation.answering import answer_text, answer_texts
@@ -35,16 +27,10 @@ from .hub.usage import execute_usage
 from .inspection.loading import load_model
 from .inspection.reading import read_text
 from .inspection.writing import Inspection, write_inspection
-from .models import register_auto_classes
-from .recipe import Recipe, load_recipe, parse_recipe
+from .measuring import load_headed_model, model_folder, open_model
+from .recipe import Recipe, load_recipe
 from .run_folder import RunFolder
 from .training import loop
-from .training.tasks import TASKS
-
-COLUMN_KEYS = ("source_column", "target_column", "text_column", "tokens_column", "label_column")
-KEPT_DATA_KEYS = (*COLUMN_KEYS, "max_source_tokens", "max_target_tokens", "sequence_length", "mask_probability")
-
-register_auto_classes()
 
 
 def train(
@@ -137,26 +123,12 @@ def measure(
     trust_remote_code: bool = False,
 ) -> Measurement:
     """As `evaluate`, with the rows, the names and the units of the figures."""
-    folder = model_folder(model)
-    recipe = _evaluation_recipe(folder, data, overrides or {})
-    if report is not None and recipe.task == "causal_lm":
-        raise UserError("A report lists the worst and best rows, and the text of causal_lm has no rows; leave --report out.")
-    task = TASKS[recipe.task](recipe)
-    loaded, tokenizer = load_headed_model(folder, task.auto_class(), trust_remote_code=trust_remote_code)
-    accelerator = Accelerator(cpu=recipe.training.device == "cpu")
-    names: Any = loaded.config.id2label
-    classes = [names[number] for number in sorted(names)] if task.classifies else None
-    with accelerator.main_process_first():
-        task.prepare(tokenizer, classes)
-    splits = task.prepared.splits
-    # with no fraction held out, all of given data is one split, named train
-    wanted = "train" if data is not None and (recipe.task == "causal_lm" or split not in splits) else split
-    check_choice("The split", wanted, splits)
-    evaluated = task.evaluate(loaded.to(accelerator.device), accelerator, wanted, in_full=True)
-    if report is not None and accelerator.is_main_process:
-        title = f"{Path(model).name} on {'the ' + wanted + ' split' if data is None else Path(data).name}"
-        write_report(Path(report), title, evaluated, task.figures.metrics)
-    return Measurement(evaluated, task.figures)
+    opened = open_model(model, data, split=split, needs_rows=report is not None, overrides=overrides, trust_remote_code=trust_remote_code)
+    evaluated, shown = opened.evaluate(), opened.task.figures
+    if report is not None and opened.accelerator.is_main_process:
+        title = f"{Path(model).name} on {'the ' + opened.split + ' split' if data is None else Path(data).name}"
+        write_report(Path(report), title, evaluated, shown.metrics)
+    return Measurement(evaluated, shown)
 
 
 def generate(model: str | Path, prompt: str = "", options: GenerationOptions | None = None, *, trust_remote_code: bool = False) -> Iterator[str]:
@@ -246,23 +218,6 @@ def is_main_process() -> bool:
     return PartialState().is_main_process
 
 
-def model_folder(model: str | Path) -> str:
-    """What `from_pretrained` takes for a run folder, a model folder or a Hub id. Raises `UserError` for a folder without a model."""
-    path = Path(model)
-    if not path.exists():
-        if len(path.parts) > 2 or path.is_absolute():  # a Hub id is "name" or "user/name"
-            raise UserError(f"There is no folder {path}; give a run folder whose training has ended, a model folder or a Hub id.")
-        return str(model)
-    for candidate in (path, path / "model"):
-        if (candidate / "config.json").is_file():
-            return str(candidate)
-        if (candidate / "adapter_config.json").is_file():
-            if find_spec("peft") is None:
-                raise UserError(f"{candidate} holds an adapter, which needs the package peft; install it: pip install 'hflab[lora]'.")
-            return str(candidate)
-    raise UserError(f"{path} holds no model (no config.json, nor model/config.json); give a run folder, a model folder or a Hub id.")
-
-
 def answers(folder: str, *, trust_remote_code: bool = False) -> bool:
     """Whether the model answers a prompt (an encoder-decoder) rather than continuing it. Raises `UserError` when there is no such model."""
     adapter = Path(folder) / "adapter_config.json"
@@ -272,85 +227,3 @@ def answers(folder: str, *, trust_remote_code: bool = False) -> bool:
         return bool(AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code).is_encoder_decoder)
     except (OSError, ValueError) as error:
         raise cannot_be_loaded("The model", folder, error, FOLDER_INSTEAD) from None
-
-
-@contextmanager
-def _without_loading_report() -> Iterator[None]:
-    """Keep transformers from printing a table of weights that are missing or left over: what matters of it is read from its report."""
-    logger = logging.getLogger("transformers.modeling_utils")
-    # a filter and not a level: with a level of its own the logger has transformers warn of weights that are not sharded
-    logger.addFilter(_refuse)
-    try:
-        yield
-    finally:
-        logger.removeFilter(_refuse)
-
-
-def _refuse(record: logging.LogRecord) -> bool:
-    return False
-
-
-def load_headed_model(folder: str, auto_class: Any, *, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer, on the CPU.
-
-    Raises:
-        UserError: there is no such model, it needs code that is not trusted, or it was saved with another head and would get a random one.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        with _without_loading_report():
-            model, report = auto_class.from_pretrained(folder, trust_remote_code=trust_remote_code, output_loading_info=True)
-    except (OSError, ValueError) as error:
-        raise cannot_be_loaded("The model", folder, error, FOLDER_INSTEAD) from None
-    missing = sorted(report["missing_keys"] & dict(model.named_parameters()).keys())
-    saved = model.config.architectures or ["another model"]
-    # tied weights hide a head that is missing; weights that found no place then tell of the other one
-    if missing or (report["unexpected_keys"] and type(model).__name__ not in saved):
-        wanting = f" and has no weights for {missing[0]}, which {type(model).__name__} needs here" if missing else f", not as {type(model).__name__}"
-        raise UserError(f"The model {folder!r} was saved as {', '.join(saved)}{wanting}; give a model that was trained for this.")
-    return model, tokenizer
-
-
-def _evaluation_recipe(folder: str, data: str | None, overrides: dict[str, Any]) -> Recipe:
-    """The recipe beside the model, its data section replaced when `data` is given."""
-    for key in overrides:
-        if key.split(".")[0] not in {"data", "evaluation", "training"}:
-            raise UserError(f"--{key} has no effect on an evaluation; keys of data, evaluation and training.device have.")
-    known = _trained_recipe(folder)
-    if data is None:
-        if known is None:
-            raise UserError(
-                f"The model {folder!r} cannot be found, or has no recipe.yaml that says which data it was trained on; "
-                "give a run folder, a model folder or a Hub id, or give --data too."
-            )
-        return load_recipe(known, overrides)
-    trained = load_recipe(known) if known is not None else None
-    task = trained.task if trained is not None else "causal_lm"
-    sources = list(EXAMPLE_SOURCES if task in COLUMNS else SOURCES)
-    if data not in sources and not os.path.exists(data):
-        raise UserError(f"There is neither a file nor a source {data!r}; give a path or one of: {', '.join(sources)}.")
-    own = "examples" if task in COLUMNS else "text"
-    section: dict[str, Any] = {"source": data} if data in sources else {"source": own, "path": data}
-    values: dict[str, Any] = {"task": task, "model": {"pretrained": folder}, "training": {"num_steps": 1}}
-    values["data"] = section | {"validation_fraction": 0.0, "test_fraction": 0.0}
-    if trained is not None and task != "causal_lm":  # rows are cut and columns are named as they were in training
-        values["data"] |= {
-            key: getattr(trained.data, key) for key in KEPT_DATA_KEYS if key not in COLUMN_KEYS or section["source"] in ("examples", "hub")
-        }
-        values["processor"] = dataclasses.asdict(trained.processor)
-        values["evaluation"] = dataclasses.asdict(trained.evaluation)
-    for key, value in overrides.items():
-        name, _, field = key.partition(".")
-        values.setdefault(name, {})[field] = value
-    return parse_recipe(values)
-
-
-def _trained_recipe(folder: str) -> str | Path | None:
-    """The file of the recipe that the model was trained by, None where there is none."""
-    run = RunFolder(Path(folder).parent)
-    if run.facts_file.is_file():  # the run's own recipe knows where the data are; the model's, made to be published, may not
-        return run.recipe_file
-    try:
-        return str(cached_file(folder, "recipe.yaml"))
-    except OSError:
-        return None

@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_generate(commands)
     _add_inspect(commands)
     _add_card(commands)
+    _add_publish(commands)
     _add_hub(commands)
     return parser
 
@@ -119,6 +120,20 @@ def _add_inspect(commands: Any) -> None:
 def _add_card(commands: Any) -> None:
     parser = _add_command(commands, "card", "Write the model card of a run anew.", _run_card)
     parser.add_argument("model", type=Path, metavar="RUN", help="run folder")
+
+
+def _add_publish(commands: Any) -> None:
+    parser = _add_command(commands, "publish", "Publish a model or a data set, and verify what arrived.", _run_publish)
+    parser.add_argument("source", type=Path, metavar="RUN|FOLDER", help="run folder or model folder; with --dataset the folder of the data")
+    parser.add_argument("repo_id", metavar="USER/NAME", help="repository on the Hub that HF_ENDPOINT names (default: huggingface.co)")
+    parser.add_argument("--dataset", action="store_true", help="publish a data set")
+    parser.add_argument("--private", action="store_true", help="make the repository private if it is made now")
+    parser.add_argument("--revision", default="main", metavar="BRANCH", help="branch to commit to; made if need be (default: main)")
+    parser.add_argument("--create-pr", action="store_true", help="propose the commit as a pull request")
+    parser.add_argument("--tag", help="name for the commit, such as v1")
+    parser.add_argument("--message", help="first line of the commit's message")
+    parser.add_argument("--dry-run", action="store_true", help="look and measure, say what would be sent, and send nothing")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that the model brings; only for a source you trust")
 
 
 def _add_hub(commands: Any) -> None:
@@ -233,6 +248,7 @@ def _run_generate(options: argparse.Namespace, overrides: dict[str, str], comman
     from . import api
     from .generation.options import GenerationOptions
     from .generation.prompt_files import read_prompts
+    from .measuring import model_folder
 
     _without_loading_bars()
     prompts = None if options.prompts is None else read_prompts(options.prompts)
@@ -247,7 +263,7 @@ def _run_generate(options: argparse.Namespace, overrides: dict[str, str], comman
         seed=options.seed,
         stop_strings=tuple(options.stop),
     )
-    is_answer = api.answers(api.model_folder(options.model), trust_remote_code=options.trust_remote_code)
+    is_answer = api.answers(model_folder(options.model), trust_remote_code=options.trust_remote_code)
     if is_answer and options.temperature is None:
         chosen = dataclasses.replace(chosen, temperature=0.0)  # an answer is the likeliest text unless it is to be drawn
     as_saved = is_answer and all(getattr(options, name) == default for name, default in options.as_saved.items())
@@ -302,6 +318,31 @@ def _run_card(options: argparse.Namespace, overrides: dict[str, str], command: s
     from .hub.card import write_card
 
     print(write_card(options.model))
+    return 0
+
+
+def _run_publish(options: argparse.Namespace, overrides: dict[str, str], command: str) -> int:
+    from .hub.publishing import PublishOptions
+    from .publication import publish
+
+    _without_loading_bars()
+    publication = publish(
+        options.source,
+        options.repo_id,
+        PublishOptions(
+            repo_type="dataset" if options.dataset else "model",
+            private=options.private,
+            revision=options.revision,
+            create_pr=options.create_pr,
+            tag=options.tag,
+            message=options.message,
+        ),
+        dry_run=options.dry_run,
+        trust_remote_code=options.trust_remote_code,
+        say=partial(print, flush=True),
+    )
+    if publication is not None:
+        print(f"\n{publication}")
     return 0
 
 

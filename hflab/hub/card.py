@@ -59,8 +59,12 @@ DATA_FACTS = {
 MOST_EVALUATIONS = 12  # rows of the table of evaluations
 
 
-def write_card(run: Path) -> Path:
+def write_card(run: Path, shown_as: str | None = None) -> Path:
     """Write README.md, the learning curve and, for text from the Hub, `.eval_results/` into the model folder of `run`; return README.md.
+
+    Args:
+        run: the run folder.
+        shown_as: what examples call the model; default: the recipe's publish.repo_id, and without it the model folder.
 
     Raises:
         UserError: `run` is no run folder, or no model was saved in it yet.
@@ -76,7 +80,7 @@ def write_card(run: Path) -> Path:
     card = ModelCard.from_template(
         card_metadata(facts, recipe, evaluation),
         template_str=(resources.files(__package__) / "card_template.md").read_text(encoding="utf-8"),
-        **_describe(facts, recipe, metrics, evaluation),
+        **_describe(facts, recipe, metrics, evaluation, shown_as or recipe.publish.repo_id or f"runs/{facts['name']}/model"),
         curve=_curve_in_words(metrics, facts, recipe) if has_curve else None,
     )
     path = folder.model / "README.md"
@@ -115,9 +119,8 @@ def _curve_axes(recipe: Recipe) -> CurveAxes:
     return CurveAxes(shown.headline, f"{figure_title(shown.headline)} ({unit})", shown.trained_on, WORDING[recipe.task].text)
 
 
-def _describe(facts: dict[str, Any], recipe: Recipe, metrics: list[dict[str, Any]], evaluation: Evaluation | None) -> dict[str, Any]:
+def _describe(facts: dict[str, Any], recipe: Recipe, metrics: list[dict[str, Any]], evaluation: Evaluation | None, shown_as: str) -> dict[str, Any]:
     """Values of the template's names."""
-    shown_as = recipe.publish.repo_id or f"runs/{facts['name']}/model"
     return {
         "title": escape(facts["name"]),
         "summary": summary_sentences(facts, recipe, evaluation),

@@ -1,12 +1,12 @@
 """The usage example of a model, and its execution in a clean process: a card shows no code that was not run."""
 
-import os
-import subprocess
-import sys
-import tempfile
+import re
 from pathlib import Path
+from typing import NamedTuple
 
-USAGE_SECONDS = 120  # a usage example that has not ended by then has failed
+from .clean_process import Outcome, run_without_hflab
+
+_BLOCK = re.compile(r"^(?P<marks>`{3,})(?P<language>\w*)\n(?P<content>.*?)\n(?P=marks)$", re.MULTILINE | re.DOTALL)
 
 
 def usage_code(task: str, model_id: str, prompt: str) -> str:
@@ -72,17 +72,31 @@ def execute_usage(folder: Path, shown_id: str, prompt: str, task: str = "causal_
 
     The code that is shown names `shown_id`; the code that runs names `folder`. The seed is fixed outside of the shown code.
     """
-    code = "import transformers; transformers.set_seed(1)\n" + usage_code(task, str(folder), prompt)
     shown = usage_code(task, shown_id, prompt)
-    with tempfile.TemporaryDirectory() as modules:
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": modules, "PYTHONIOENCODING": "utf-8", "CUDA_VISIBLE_DEVICES": ""}
-        environment = {key: value for key, value in environment.items() if key not in {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"}}
-        try:
-            result = subprocess.run(
-                [sys.executable, "-I", "-c", code], env=environment, capture_output=True, encoding="utf-8", timeout=USAGE_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return {"code": shown, "error": f"no answer within {USAGE_SECONDS} s"}
-    if result.returncode:
-        return {"code": shown, "error": result.stderr.strip().splitlines()[-1]}
-    return {"code": shown, "output": result.stdout.rstrip("\n")}
+    outcome = run_without_hflab(usage_code(task, str(folder), prompt))
+    return {"code": shown, "output": outcome.output} if outcome.error is None else {"code": shown, "error": outcome.error}
+
+
+class CardUsage(NamedTuple):
+    """The usage example of a card."""
+
+    code: str
+    output: str | None
+    """What the card says that it printed."""
+
+
+def usage_of_card(card: str) -> CardUsage | None:
+    """The first block of Python of a card, with the block of plain text that follows it; None where there is no Python."""
+    blocks = [(match["language"], match["content"]) for match in _BLOCK.finditer(card)]
+    for (language, code), following in zip(blocks, [*blocks[1:], ("", "")], strict=True):
+        if language == "python":
+            return CardUsage(code, following[1] if following[0] == "text" else None)
+    return None
+
+
+def run_usage_of_card(usage: CardUsage, shown_id: str, folder: Path) -> Outcome | None:
+    """Run a card's usage example on the model in `folder` instead of `shown_id`; None where it names no such model."""
+    named = re.compile(rf"""(["']){re.escape(shown_id)}\1""")
+    if not named.search(usage.code):
+        return None
+    return run_without_hflab(named.sub(lambda match: repr(str(folder)), usage.code))
