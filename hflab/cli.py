@@ -118,8 +118,9 @@ def _add_inspect(commands: Any) -> None:
 
 
 def _add_card(commands: Any) -> None:
-    parser = _add_command(commands, "card", "Write the model card of a run anew.", _run_card)
-    parser.add_argument("model", type=Path, metavar="RUN", help="run folder")
+    parser = _add_command(commands, "card", "Write the model card of a run anew, or one card that compares several runs.", _run_card)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="Markdown file of a comparison (default: comparison.md), its picture beside it")
 
 
 def _add_publish(commands: Any) -> None:
@@ -316,8 +317,14 @@ def _open_output(path: Path | None) -> AbstractContextManager[TextIO]:
 
 def _run_card(options: argparse.Namespace, overrides: dict[str, str], command: str) -> int:
     from .hub.card import write_card
+    from .hub.comparison_card import write_comparison
 
-    print(write_card(options.model))
+    if len(options.runs) > 1:
+        print(write_comparison(options.runs, options.output or Path("comparison.md")))
+    elif options.output is not None:
+        raise UserError("--output goes with several runs; the card of one is README.md of its model folder.")
+    else:
+        print(write_card(options.runs[0]))
     return 0
 
 

@@ -21,6 +21,7 @@ from ..recipe import Recipe
 from ..run_folder import RunFolder, write_atomically
 from .card_metadata import Evaluation, card_metadata, hub_evaluation_entries
 from .card_sentences import (
+    citation,
     data_description,
     end_of_training,
     figures_method,
@@ -74,9 +75,9 @@ def write_card(run: Path, shown_as: str | None = None) -> Path:
     if "model" not in facts:
         raise UserError(f"{run} has no model to describe yet; continue it with `hflab train --resume {run}`.")
     folder.model.mkdir(exist_ok=True)
-    evaluation = _evaluation(facts, metrics)
-    axes = _curve_axes(recipe)
-    has_curve = draw_learning_curve(metrics, _units_per_token(facts, recipe), folder.model / CURVE_FILE, axes)
+    evaluation = reported_evaluation(facts, metrics)
+    axes = curve_axes(recipe)
+    has_curve = draw_learning_curve(metrics, units_per_token(facts, recipe), folder.model / CURVE_FILE, axes)
     card = ModelCard.from_template(
         card_metadata(facts, recipe, evaluation),
         template_str=(resources.files(__package__) / "card_template.md").read_text(encoding="utf-8"),
@@ -97,7 +98,7 @@ def _write_hub_results(model: Path, recipe: Recipe, evaluation: Evaluation | Non
         write_atomically(results / f"{entries[0]['dataset']['id'].replace('/', '--')}.yaml", yaml.safe_dump(entries, sort_keys=False))
 
 
-def _evaluation(facts: dict[str, Any], metrics: list[dict[str, Any]]) -> Evaluation | None:
+def reported_evaluation(facts: dict[str, Any], metrics: list[dict[str, Any]]) -> Evaluation | None:
     """The last evaluation of the run: that of the published model, or, in a run that did not get there, the last one while training."""
     if facts.get("evaluation"):
         return Evaluation(facts["evaluation"]["split"], facts["evaluation"], step=None)
@@ -105,13 +106,14 @@ def _evaluation(facts: dict[str, Any], metrics: list[dict[str, Any]]) -> Evaluat
     return Evaluation(lines[-1]["split"], lines[-1], step=lines[-1]["step"]) if lines else None
 
 
-def _units_per_token(facts: dict[str, Any], recipe: Recipe) -> float:
+def units_per_token(facts: dict[str, Any], recipe: Recipe) -> float:
     """A language model's amount of training is told in characters, that of others in the labels they learnt from."""
     train = facts["data"]["splits"]["train"]
     return train["characters"] / train["tokens"] if recipe.task == "causal_lm" else 1.0
 
 
-def _curve_axes(recipe: Recipe) -> CurveAxes:
+def curve_axes(recipe: Recipe) -> CurveAxes:
+    """What the learning curve of a run shows."""
     shown = task_figures(recipe)
     if recipe.task == "causal_lm":
         return CurveAxes()
@@ -139,6 +141,7 @@ def _describe(facts: dict[str, Any], recipe: Recipe, metrics: list[dict[str, Any
         "own_limitations": recipe.publish.limitations,
         "reproduction": _reproduction(facts, recipe),
         "licence": licence_sentence(facts, recipe),
+        "citation": fence(citation(facts, shown_as), "bibtex"),
     }
 
 
@@ -182,7 +185,7 @@ def _evaluation_command(recipe: Recipe, evaluation: Evaluation, shown_as: str) -
 
 def _evaluations_head(recipe: Recipe) -> list[str]:
     """The columns of `_evaluation_rows`."""
-    shown, axes = task_figures(recipe), _curve_axes(recipe)
+    shown, axes = task_figures(recipe), curve_axes(recipe)
     return ["split", "optimizer steps", f"{axes.trained_on} trained on", shown.metrics["loss"].unit, axes.figure]
 
 
@@ -192,12 +195,12 @@ def _evaluation_rows(metrics: list[dict[str, Any]], facts: dict[str, Any], recip
     count = min(len(lines), MOST_EVALUATIONS)
     chosen = [lines[round(index * (len(lines) - 1) / max(1, count - 1))] for index in range(count)]
     tokens = tokens_at(metrics, [line["step"] for line in chosen])
-    headline, units_per_token = task_figures(recipe).headline, _units_per_token(facts, recipe)
+    headline, scale = task_figures(recipe).headline, units_per_token(facts, recipe)
     return [
         (
             escape(line["split"]),
             f"{line['step']:,}",
-            f"{round(seen * units_per_token):,}",
+            f"{round(seen * scale):,}",
             f"{line['loss']:.4f}",
             f"{line[headline]:.4f}",
         )
@@ -207,7 +210,7 @@ def _evaluation_rows(metrics: list[dict[str, Any]], facts: dict[str, Any], recip
 
 def _curve_in_words(metrics: list[dict[str, Any]], facts: dict[str, Any], recipe: Recipe) -> str:
     """The picture for those who do not see it."""
-    rows, axes = _evaluation_rows(metrics, facts, recipe), _curve_axes(recipe)
+    rows, axes = _evaluation_rows(metrics, facts, recipe), curve_axes(recipe)
     fall = f", {rows[0][-1]} at the first evaluation and {rows[-1][-1]} at the last" if rows else ""
     return f"Learning curve: {axes.figure} against {axes.trained_on} trained on{fall}"
 
@@ -248,7 +251,7 @@ def _public_recipe(recipe: Recipe) -> dict[str, Any]:
 
 def _settings(recipe: Recipe) -> list[tuple[str, str, str]]:
     """(key, value, default) of every setting that differs from hflab's default; a family's config fields have none here."""
-    values, defaults = _flatten(_public_recipe(recipe)), _flatten(Recipe().to_dict())
+    values, defaults = flatten(_public_recipe(recipe)), flatten(Recipe().to_dict())
     return [
         (inline_code(key), inline_code(_as_yaml(value)), _default(key, defaults))
         for key, value in values.items()
@@ -262,10 +265,11 @@ def _default(key: str, defaults: dict[str, Any]) -> str:
     return "the family's" if key.startswith("model.") else "none"
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted key."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value})
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value})
     return flat
 
 

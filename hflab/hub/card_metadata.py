@@ -40,7 +40,10 @@ def card_metadata(facts: dict[str, Any], recipe: Recipe, evaluation: Evaluation 
         pipeline_tag=hub_task(facts, recipe)[0],
         tags=_tags(recipe),
         datasets=[dataset] if dataset else None,
+        metrics=list(task_figures(recipe).metrics) if evaluation else None,
         base_model=base if base and is_hub_id(base) else None,
+        base_model_relation=_relation(recipe) if base and is_hub_id(base) else None,
+        widget=[{"text": facts["prompt"]}] if facts.get("prompt") else None,
         model_name=facts["name"],
         eval_results=_results(facts, recipe, evaluation) or None,
     )
@@ -57,6 +60,12 @@ def hub_task(facts: dict[str, Any], recipe: Recipe) -> tuple[str, str]:
 def is_hub_id(name: str) -> bool:
     """Whether `name` is the id of a Hub repository rather than a folder here."""
     return HUB_ID.fullmatch(name) is not None and not Path(name).exists()
+
+
+def _relation(recipe: Recipe) -> str:
+    """How the Hub says what was made of the base model."""
+    lora = recipe.model.lora
+    return "adapter" if lora is not None and not lora.merge else "finetune"
 
 
 def _tags(recipe: Recipe) -> list[str]:

@@ -3,6 +3,7 @@
 `facts` is the content of run.json; entries that a run may lack (training, evaluation, git) are asked for, all others are always there.
 """
 
+import re
 from typing import Any
 
 from ..evaluation.task_figures import show_figure, task_figures, writes_symbols
@@ -18,6 +19,7 @@ UNFINISHED = {
     "failed": "Training failed before its budget was used up.",
     "running": "Training was still going on when this card was written.",
 }
+_WITHOUT_BRACES = str.maketrans("", "", "{}")
 ENDINGS = {"budget": "the budget was used up", "early stopping": "early stopping", "interruption": "interruption"}
 
 
@@ -211,6 +213,17 @@ def source_sentence(facts: dict[str, Any]) -> str:
     if git["dirty"]:
         return f"Git commit {inline_code(git['commit'])}, **with uncommitted changes**: the commit alone does not give the code that ran."
     return f"Git commit {inline_code(git['commit'])}, without uncommitted changes."
+
+
+def citation(facts: dict[str, Any], shown_as: str) -> str:
+    """An entry of BibTeX for the model, whose weights' hash tells it from all others."""
+    fields = {
+        "title": f"{facts['name']}: {facts['model']['class']}, trained on {facts['data']['name']}",
+        "howpublished": shown_as,
+        "note": f"SHA-256 of the weights: {facts['model']['weights_sha256']}",
+    }
+    key = re.sub(r"[^A-Za-z0-9]+", "_", facts["name"]).strip("_") or "model"
+    return f"@misc{{{key},\n" + "".join(f"  {name} = {{{value.translate(_WITHOUT_BRACES)}}},\n" for name, value in fields.items()) + "}"
 
 
 def licence_sentence(facts: dict[str, Any], recipe: Recipe) -> str:

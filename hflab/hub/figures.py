@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,17 @@ class CurveAxes:
 
 
 LANGUAGE_MODEL_AXES = CurveAxes()
+# Okabe and Ito's colours, the darker first; further runs are told apart by their dashes
+COMPARED_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", ":", "-.")
+
+
+class Curve(NamedTuple):
+    """The evaluations of runs that differ in their seeds alone."""
+
+    label: str
+    runs: list[np.ndarray]
+    """(N, 2) of amount of training and figure, an array for each run."""
 
 
 def tokens_at(metrics: list[dict[str, Any]], steps: list[int]) -> list[float]:
@@ -59,6 +70,43 @@ def draw_learning_curve(metrics: list[dict[str, Any]], units_per_token: float, p
     return True
 
 
+def evaluation_curve(metrics: list[dict[str, Any]], units_per_token: float, key: str) -> np.ndarray:
+    """(N, 2) of amount of training and figure at each evaluation while a run trained."""
+    watched = next((line["split"] for line in metrics if line["kind"] == "evaluation"), None)
+    return _points([line for line in metrics if line.get("split", watched) == watched], "evaluation", units_per_token, key)
+
+
+def draw_comparison(curves: list[Curve], path: Path, shown: CurveAxes) -> bool:
+    """Draw a line for each run, runs of one curve in one colour, into the PNG file `path`; return whether there was anything to draw."""
+    path.unlink(missing_ok=True)
+    if all(len(points) < 2 for curve in curves for points in curve.runs):
+        return False
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=PICTURE_INCHES, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for number, curve in enumerate(curves):
+        rounds, color = divmod(number, len(COMPARED_COLORS))
+        for seed, points in enumerate(curve.runs):
+            style: dict[str, Any] = {
+                "color": COMPARED_COLORS[color],
+                "linestyle": DASHES[rounds % len(DASHES)],
+                "linewidth": 1.8,
+                "marker": ".",
+                "markersize": 6,
+            }
+            axes.plot(*points.T, **style, label=None if seed else curve.label)
+    # the fall from an untrained model would flatten all that is to be compared
+    values = np.concatenate([points[len(points) // 4 :, 1] for curve in curves for points in curve.runs])
+    low, high = values.min(), values.max()
+    axes.set_ylim(low - 0.08 * (high - low) - 1e-3, high + 0.08 * (high - low) + 1e-3)
+    _label_axes(axes, shown)
+    canvas.print_figure(path, dpi=DOTS_PER_INCH, metadata={"Software": None})
+    return True
+
+
 def _points(metrics: list[dict[str, Any]], kind: str, units_per_token: float, key: str = LANGUAGE_MODEL_AXES.key) -> np.ndarray:
     """(amount of training, figure) of each line of `kind` that has the figure; (N, 2), without those that are no number.
 
@@ -73,8 +121,6 @@ def _points(metrics: list[dict[str, Any]], kind: str, units_per_token: float, ke
 
 
 def _draw(axes: Any, curves: dict[str, np.ndarray], named: CurveAxes) -> None:
-    from matplotlib.ticker import EngFormatter
-
     training, evaluation = curves["train"], curves["evaluation"]
     if len(training):
         axes.plot(*training.T, color=TRAINING_COLOR, linewidth=1.8, label=f"training {named.text}", zorder=2)
@@ -90,6 +136,12 @@ def _draw(axes: Any, curves: dict[str, np.ndarray], named: CurveAxes) -> None:
     shown = np.concatenate([evaluation[:, 1], training[int(len(training) * FIRST_LOSSES_CUT) :, 1]])
     low, high = shown.min(), shown.max()
     axes.set_ylim(low - 0.08 * (high - low) - 1e-3, high + 0.08 * (high - low) + 1e-3)
+    _label_axes(axes, named)
+
+
+def _label_axes(axes: Any, named: CurveAxes) -> None:
+    from matplotlib.ticker import EngFormatter
+
     axes.set_xlim(left=0)
     axes.set_xlabel(f"{named.trained_on} trained on", fontsize=12)
     axes.set_ylabel(named.figure, fontsize=12)

@@ -37,7 +37,8 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
 
     def make(recipe: dict[str, Any] | None = None, **facts: Any) -> Path:
         run = RunFolder.create(tmp_path / "runs", None, "plays_gru")
-        merged = {name: {**RECIPE.get(name, {}), **(recipe or {}).get(name, {})} for name in {**RECIPE, **(recipe or {})}}
+        given = recipe or {}
+        merged = given | {name: {**section, **given.get(name, {})} for name, section in RECIPE.items()}
         parse_recipe(merged).save(run.recipe_file)
         run.model.mkdir()
         every = {**_facts(run), **facts}

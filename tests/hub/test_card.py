@@ -12,7 +12,7 @@ from hflab.evaluation.metrics import METRICS
 from hflab.hub.card import MOST_EVALUATIONS, write_card
 from hflab.run_folder import RunFolder
 
-ALL_SECTIONS = ["Use", "Intended use", "Figures", "Training", "Data", "Limitations", "Reproduction", "Licence"]
+ALL_SECTIONS = ["Use", "Intended use", "Figures", "Training", "Data", "Limitations", "Reproduction", "Licence", "Citation"]
 WITHOUT_OWN_WORDS = [name for name in ALL_SECTIONS if name != "Intended use"]
 
 
