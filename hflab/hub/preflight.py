@@ -104,6 +104,11 @@ def check_dataset(folder: Path) -> list[Problem]:
     return problems
 
 
+def check_card_text(path: Path) -> list[Problem]:
+    """Secrets and placeholders in a file of text that is to be read by everybody."""
+    return [*_check_text(path.name, path), *(_check_placeholders(path) if path.suffix == ".md" else [])]
+
+
 def _check_safe(folder: Path, name: str, path: Path) -> list[Problem]:
     """What forbids a file whatever it is for."""
     if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
@@ -217,12 +222,8 @@ def _check_card(folder: Path, data_license: str | None) -> Iterator[Problem]:
     if not path.is_file():
         yield Problem("README.md", "there is no card", "write it: hflab card RUN")
         return
-    text = path.read_text("utf-8", "replace")
-    prose = CODE_BLOCK.sub(lambda block: "\n" * block[0].count("\n"), text)  # samples of data are shown in blocks, whatever they say
-    for number, line in enumerate(prose.splitlines(), 1):
-        if match := PLACEHOLDERS.search(line):
-            yield Problem("README.md", f"line {number} has the placeholder {match[0]!r}", "replace it by what is true, or remove it")
-    license_name = _card_metadata(text).get("license")
+    yield from _check_placeholders(path)
+    license_name = _card_metadata(path.read_text("utf-8", "replace")).get("license")
     if not isinstance(license_name, str) or not license_name:
         cure = "name it in the card's metadata; that of a run comes from publish.license of its recipe.yaml, by `hflab card RUN`"
         yield Problem("README.md", "the metadata name no licence", cure)
@@ -230,6 +231,14 @@ def _check_card(folder: Path, data_license: str | None) -> Iterator[Problem]:
         yield Problem("README.md", "the licence of the data is not known", "set data.license in the recipe if you know it", is_error=False)
     elif conflict := license_conflict(license_name, data_license):
         yield Problem("README.md", *conflict)
+
+
+def _check_placeholders(path: Path) -> Iterator[Problem]:
+    text = path.read_text("utf-8", "replace")
+    prose = CODE_BLOCK.sub(lambda block: "\n" * block[0].count("\n"), text)  # samples of data are shown in blocks, whatever they say
+    for number, line in enumerate(prose.splitlines(), 1):
+        if match := PLACEHOLDERS.search(line):
+            yield Problem(path.name, f"line {number} has the placeholder {match[0]!r}", "replace it by what is true, or remove it")
 
 
 def _card_metadata(text: str) -> dict[str, Any]:
