@@ -67,6 +67,12 @@ class RunFolder:
             )
         return cls(path)
 
+    def remove_if_empty(self) -> None:
+        """Remove the folder if nothing of a run is in it, so that its name is free again."""
+        if [path.name for path in self.path.iterdir()] == [".lock"]:
+            (self.path / ".lock").unlink()
+            self.path.rmdir()
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for this process. Raises `UserError` when another process holds it."""

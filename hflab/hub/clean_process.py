@@ -1,9 +1,10 @@
-"""Python code run in a process that has nothing of this one: no hflab, no network, no settings of a launcher, a cache of its own for code."""
+"""Python code run in a process that has nothing of this one: no hflab, no launcher's settings, its own cache for code, hardly ever a network."""
 
 import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from typing import NamedTuple
 
 MOST_SECONDS = 120  # code that has not ended by then has failed
@@ -19,11 +20,15 @@ class Outcome(NamedTuple):
     error: str | None
 
 
-def run_without_hflab(code: str, *arguments: str) -> Outcome:
-    """Run Python code with these words as `sys.argv[1:]`."""
+def run_without_hflab(code: str, *arguments: str, model: Path) -> Outcome:
+    """Run Python code that uses the model folder `model`, with these words as `sys.argv[1:]`.
+
+    Without network, but for an adapter, whose base model may have to come from the Hub, with its code.
+    """
     with tempfile.TemporaryDirectory() as modules:
         environment = {name: value for name, value in os.environ.items() if name not in LAUNCHER_SETTINGS}
-        environment |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": modules, "PYTHONIOENCODING": "utf-8", "CUDA_VISIBLE_DEVICES": ""}
+        environment |= {} if (model / "adapter_config.json").is_file() else {"HF_HUB_OFFLINE": "1"}
+        environment |= {"HF_MODULES_CACHE": modules, "PYTHONIOENCODING": "utf-8", "CUDA_VISIBLE_DEVICES": ""}
         try:
             result = subprocess.run(
                 [sys.executable, "-I", "-c", PREAMBLE + code, *arguments],

@@ -234,7 +234,9 @@ def _told_plainly(api: HfApi, repo_id: str) -> Iterator[None]:
     except Exception as error:
         if not (isinstance(error, ConnectionError | TimeoutError) or type(error).__module__.startswith("httpx")):  # httpx or httpx2, by version
             raise
-        raise UserError(f"{api.endpoint} cannot be reached: {error}; publish again later, and what has arrived is not sent again.") from None
+        raise UserError(
+            f"{api.endpoint} did not answer as a Hub does: {error}; publish again later, and what has arrived is not sent again."
+        ) from None
 
 
 def _explain(error: HfHubHTTPError, api: HfApi, repo_id: str) -> str:

@@ -68,12 +68,12 @@ _USAGE = {
 
 
 def execute_usage(folder: Path, shown_id: str, prompt: str, task: str = "causal_lm") -> dict[str, str]:
-    """Run the usage example in a clean process, offline, and return {"code", "output"}, or {"code", "error"} when it failed.
+    """Run the usage example in a clean process and return {"code", "output"}, or {"code", "error"} when it failed.
 
     The code that is shown names `shown_id`; the code that runs names `folder`. The seed is fixed outside of the shown code.
     """
     shown = usage_code(task, shown_id, prompt)
-    outcome = run_without_hflab(usage_code(task, str(folder), prompt))
+    outcome = run_without_hflab(usage_code(task, str(folder), prompt), model=folder)
     return {"code": shown, "output": outcome.output} if outcome.error is None else {"code": shown, "error": outcome.error}
 
 
@@ -99,4 +99,4 @@ def run_usage_of_card(usage: CardUsage, shown_id: str, folder: Path) -> Outcome 
     named = re.compile(rf"""(["']){re.escape(shown_id)}\1""")
     if not named.search(usage.code):
         return None
-    return run_without_hflab(named.sub(lambda match: repr(str(folder)), usage.code))
+    return run_without_hflab(named.sub(lambda match: repr(str(folder)), usage.code), model=folder)

@@ -90,7 +90,7 @@ def largest_difference(folder: Path, auto_class: str, calls: list[RecordedCall])
         tensors = {f"{number}.{name}": value.contiguous() for number, call in enumerate(calls) for name, value in call.inputs.items()}
         tensors |= {f"{number}.expected": call.logits.contiguous() for number, call in enumerate(calls)}
         save_file(tensors, file, {"plain": json.dumps([call.settings for call in calls])})
-        outcome = run_without_hflab(_REPEAT, str(folder), auto_class, str(file))
+        outcome = run_without_hflab(_REPEAT, str(folder), auto_class, str(file), model=folder)
     if outcome.error is not None:
         raise UserError(f"In a process without hflab the model of {folder} does not work: {outcome.error}")
     return float(outcome.output.splitlines()[-1])

@@ -51,12 +51,17 @@ def train(recipe: Recipe, *, name: str, output: Path = Path("runs"), run_name: s
     accelerator = build_accelerator(recipe, output)
     task = prepare_task(recipe, accelerator)
     run = _share_folder(accelerator, lambda: RunFolder.create(output, run_name, name))
-    with run.locked() if accelerator.is_main_process else nullcontext(), catch_interruption() as interruption:
-        session = open_session(recipe, run, accelerator, task, interruption)
+    try:
+        with run.locked() if accelerator.is_main_process else nullcontext(), catch_interruption() as interruption:
+            session = open_session(recipe, run, accelerator, task, interruption)
+            if accelerator.is_main_process:
+                recipe.save(run.recipe_file)
+                _write_first_facts(session, name, command)
+            _run(session)
+    except UserError:
         if accelerator.is_main_process:
-            recipe.save(run.recipe_file)
-            _write_first_facts(session, name, command)
-        _run(session)
+            run.remove_if_empty()  # a mistake in the model section is found when the model is built
+        raise
     return run
 
 

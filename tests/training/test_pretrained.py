@@ -9,7 +9,8 @@ from torch import nn
 from transformers import BertConfig, BertForTokenClassification, GPT2ForSequenceClassification, PreTrainedTokenizerFast
 
 from hflab.errors import UserError
-from hflab.recipe import ModelSection
+from hflab.recipe import ModelSection, parse_recipe
+from hflab.training import loop
 from hflab.training.freezing import GradualUnfreezing, block_groups, head_names, learning_rate_scales
 from hflab.training.pretrained import load_pretrained_model, load_pretrained_tokenizer
 
@@ -226,3 +227,14 @@ def test_fields_of_the_config_are_replaced_and_the_weights_stay(pretrained):
 def test_fields_that_the_model_cannot_have(pretrained, fields, message):
     with pytest.raises(UserError, match=message):
         load(pretrained("mini_transformer"), "ForSequenceClassification", ["a", "b"], new_head=True, config=fields)
+
+
+def test_a_mistake_in_the_model_leaves_no_folder_behind(pretrained, tmp_path):
+    (tmp_path / "text.txt").write_text("abc abd " * 200)
+    model = {"pretrained": pretrained("mini_transformer"), "hidden_size": 32}
+    data = {"source": "text", "path": str(tmp_path / "text.txt"), "layout": "windows", "sequence_length": 8}
+    recipe = parse_recipe({"data": data, "model": model, "training": {"num_steps": 1, "device": "cpu"}})
+    for _ in range(2):
+        with pytest.raises(UserError, match="no longer fit"):
+            loop.train(recipe, name="x", output=tmp_path / "runs", run_name="x", command="")
+        assert list((tmp_path / "runs").iterdir()) == []

@@ -48,17 +48,11 @@ class IncomingBlob:
             ContentMismatchError: the content has another hash or size than announced; it is dropped.
         """
         found = self._digest.hexdigest()
-        if size is not None and size != self.size:
-            raise ContentMismatchError(f"{self.size:,} bytes have arrived, {size:,} were announced.")
-        if sha256 is not None and sha256 != found:
-            raise ContentMismatchError(f"What has arrived has the SHA-256 {found}, {sha256} was announced.")
+        _check(found, self.size, sha256, size)
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        target = self._store.path(found)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self._path.replace(target)
-        sync_folder(target.parent)
+        self._store.keep(self._path, found)
         return found
 
     def discard(self) -> None:
@@ -117,19 +111,35 @@ class BlobStore:
         if not path.exists() and self.size(sha256) == size:  # asked a second time, because the first answer was lost
             return
         try:
-            with path.open("rb") as file, self.incoming(max_bytes=size) as blob:
-                while piece := file.read(1024 * 1024):
-                    blob.write(piece)
-                blob.finish(sha256, size)
+            with path.open("rb+") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+                _check(found, file.tell(), sha256, size)
+                os.fsync(file.fileno())
+            self.keep(path, found)
         except FileNotFoundError:
             raise ContentMismatchError("No part of this upload is here; begin it again.") from None
         finally:
             path.unlink(missing_ok=True)
 
+    def keep(self, path: Path, sha256: str) -> None:
+        """Put a file of `incoming`, whose bytes are on the disk and have this hash, under its name."""
+        target = self.path(sha256)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+        sync_folder(target.parent)
+
     def _part_file(self, upload: str) -> Path:
         if not re.fullmatch(r"[0-9a-f]{32}", upload):
             raise ContentMismatchError("There is no such upload; begin it again.")
         return self._incoming / f"parts-{upload}"
+
+
+def _check(sha256: str, size: int, announced_sha256: str | None, announced_size: int | None) -> None:
+    """Raise `ContentMismatchError` unless content is what was announced, if anything was."""
+    if announced_size not in (None, size):
+        raise ContentMismatchError(f"{size:,} bytes have arrived, {announced_size:,} were announced.")
+    if announced_sha256 not in (None, sha256):
+        raise ContentMismatchError(f"What has arrived has the SHA-256 {sha256}, {announced_sha256} was announced.")
 
 
 def is_sha256(text: str) -> bool:

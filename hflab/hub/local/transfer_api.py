@@ -27,7 +27,7 @@ from .xet_formats import MAX_SHARD_BYTES, MAX_XORB_BYTES, from_hex, read_shard
 MAX_FILE_BYTES = 500 * 10**9
 PART_BYTES = 64 * 1024 * 1024  # a larger file comes in parts of this size, each of which the client sends again if its connection breaks
 TOKEN_SECONDS = 3600
-XET = "/xet"  # what the addresses of the Xet protocol begin with
+XET = "/xet"  # what the addresses of the Xet protocol begin with; the name of the store follows
 # a file of a repository is never a page of this server: a browser shows it without scripts, and as what it is said to be
 FILE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox",
@@ -76,7 +76,7 @@ def _add_repository(routes: Routes, hub: Hub, prefix: str, plural: str, repo_typ
             hub.writable(call.request, repo_type, call.parts["repo"])
         else:
             hub.readable(call.request, repo_type, call.parts["repo"])
-        expires, url = int(time.time()) + TOKEN_SECONDS, str(call.request.base_url).rstrip("/") + XET
+        expires, url = int(time.time()) + TOKEN_SECONDS, str(call.request.base_url).rstrip("/") + f"{XET}/{hub.xet.name}"
         token = hub.signatures.sign("XET", call.parts["scope"], TOKEN_SECONDS)
         headers = {"X-Xet-Cas-Url": url, "X-Xet-Access-Token": token, "X-Xet-Token-Expiration": str(expires)}
         return JSONResponse({"casUrl": url, "accessToken": token, "exp": expires}, headers=headers)
@@ -145,7 +145,7 @@ def _add_xet(routes: Routes, hub: Hub) -> None:
         if not fields or not hub.signatures.is_valid("XET", "write", *fields.groups()):
             raise RefusalError(401, "The Xet token is not one of this server, does not allow writing, or has expired.")
 
-    @routes.add("POST", f"{XET}/v1/xorbs/default/{{hash}}")
+    @routes.add("POST", f"{XET}/{{store}}/v1/xorbs/default/{{hash}}")
     async def add_xorb(call: Call) -> Response:
         check_token(call)
         digest = from_hex(call.parts["hash"])
@@ -156,7 +156,7 @@ def _add_xet(routes: Routes, hub: Hub) -> None:
             received.unlink(missing_ok=True)
         return JSONResponse({"was_inserted": inserted})
 
-    @routes.add("POST", f"{XET}/v1/shards")
+    @routes.add("POST", f"{XET}/{{store}}/v1/shards")
     async def add_shard(call: Call) -> Response:
         check_token(call)
         received = await _receive(hub, call, 2 * MAX_SHARD_BYTES)
@@ -167,7 +167,7 @@ def _add_xet(routes: Routes, hub: Hub) -> None:
         await run_in_threadpool(hub.xet.register, files)
         return JSONResponse({"result": 1})
 
-    @routes.add("GET", f"{XET}/v1/chunks/{{prefix}}/{{hash}}")
+    @routes.add("GET", f"{XET}/{{store}}/v1/chunks/{{prefix}}/{{hash}}")
     def find_chunk(call: Call) -> Response:
         raise RefusalError(404, "This server does not tell one client of the chunks of another.")
 

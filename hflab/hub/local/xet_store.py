@@ -8,6 +8,7 @@ chunk. So that nothing is kept twice, a xorb is dropped once all its chunks lie 
 but the blobs' own hashes is believed: a xorb must have the hash it is sent under, and a file that which the shard names. Knows nothing about HTTP.
 """
 
+import secrets
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -46,6 +47,12 @@ class XetStore:
 
     def __init__(self, root: Path, blobs: BlobStore) -> None:
         self._root, self._blobs = root, blobs
+        name = root / "name"
+        if not name.exists():
+            root.mkdir(parents=True, exist_ok=True)
+            write_file(name, secrets.token_hex(8).encode(), blobs.temporary())
+        self.name = name.read_text("ascii")
+        """Of this store and no other: clients remember what they have sent to an address, and would not send it again to a store that was emptied."""
 
     def add_xorb(self, digest: bytes, received: Path) -> bool:
         """Keep a xorb that lies in the file `received`, which is moved; False where it is here already.

@@ -17,8 +17,8 @@ START_SECONDS = 60
 class HubServer:
     """A process that serves `root`; it can be killed and started again on the same port."""
 
-    def __init__(self, root):
-        self.root, self.port, self.process = root, 0, None
+    def __init__(self, root, port=0):
+        self.root, self.port, self.process = root, port, None
         root.mkdir(parents=True, exist_ok=True)
         (root / "tokens").write_text(f"ada write {WRITE_TOKEN}\nbob read {READ_TOKEN}\n")
 

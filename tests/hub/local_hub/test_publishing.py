@@ -1,6 +1,8 @@
 """Publishing to a real Hub, and what is noticed there."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from hflab.errors import UserError
 from hflab.hub.publishing import PublishOptions, downloaded, publish
 from hflab.publication import publish as publish_and_verify
 
-from .conftest import READ_TOKEN, WRITE_TOKEN
+from .conftest import READ_TOKEN, WRITE_TOKEN, client_environment
 
 RECIPE = """
 task: causal_lm
@@ -172,7 +174,7 @@ def test_tokens(hub, run, monkeypatch, token, message):
 
 def test_a_hub_that_is_not_there(run, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match="cannot be reached"):
+    with pytest.raises(UserError, match="did not answer"):
         publish(run / "model", "ada/x", PublishOptions(), say=lambda line: None)
 
 
@@ -209,3 +211,20 @@ def test_a_data_set(client, tmp_path):
     (tmp_path / "train.jsonl").write_text("{broken")
     with pytest.raises(UserError, match="cannot load"):
         publish_and_verify(tmp_path, "ada/rows", options)
+
+
+@pytest.mark.slow
+def test_an_adapter_of_a_model_on_the_hub(hub, client, run, tmp_path):
+    """Processes of their own, as a user has them: their caches begin empty, and the base with its code comes from the Hub."""
+    (tmp_path / "lora.yaml").write_text(
+        "data: {source: text, path: text.txt, license: cc0-1.0, layout: windows, sequence_length: 16}\n"
+        "model: {pretrained: ada/base, lora: {rank: 2, merge: false}}\ntraining: {num_steps: 3, batch_size: 4, device: cpu}\n"
+    )
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 200)
+    environment = client_environment(hub, tmp_path / "home", PYTHONPATH=str(Path(__file__).parents[3]))
+    for words in (["publish", run, "ada/base"], ["train", "lora.yaml", "--run", "lora"], ["publish", "runs/lora", "ada/adapter"]):
+        command = [sys.executable, "-m", "hflab", *map(str, words)]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert "Published" in done.stdout
+    assert client.model_info("ada/adapter").card_data.base_model == "ada/base"

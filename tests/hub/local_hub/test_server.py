@@ -5,6 +5,7 @@ import http.client
 import json
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi
 
-from .conftest import READ_TOKEN, WRITE_TOKEN, HubServer
+from .conftest import READ_TOKEN, WRITE_TOKEN, HubServer, client_environment
 
 
 def api(server, token=WRITE_TOKEN):
@@ -131,7 +132,7 @@ def test_hostile_requests_are_refused_without_a_fault(hub, repository):
     for _ in range(2000):
         path = "/" + "/".join(draw.choices(pieces, k=draw.randint(0, 8)))
         if draw.random() < 0.5:
-            path = draw.choice(["/api/models/ada/r/", "/ada/r/", "/xet/v1/", "/api/repos/"]) + draw.choice(pieces) + "/" + draw.choice(pieces)
+            path = draw.choice(["/api/models/ada/r/", "/ada/r/", "/xet/x/v1/", "/api/repos/"]) + draw.choice(pieces) + "/" + draw.choice(pieces)
         method = draw.choice(["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
         body = None
         if method in ("POST", "PUT", "DELETE", "PATCH"):
@@ -351,3 +352,21 @@ def test_the_first_start_makes_a_token_that_works_and_the_second_keeps_it(tmp_pa
         assert process.wait(timeout=30) == 0
         process.stdout.close()
     assert (tmp_path / "hub" / "tokens").stat().st_mode & 0o077 == 0
+
+
+def test_an_emptied_hub_at_the_same_address_gets_everything_again(tmp_path):
+    """A Xet client remembers what it has sent to an address, in a cache of its own."""
+    content = random.Random(3).randbytes(300_000)
+    server = HubServer(tmp_path / "hub").start()
+    for _ in range(2):
+        code = (
+            "from huggingface_hub import HfApi; api = HfApi(); api.create_repo('ada/r');"
+            f"api.upload_file(path_or_fileobj={str(tmp_path / 'x.bin')!r}, path_in_repo='x.bin', repo_id='ada/r')"
+        )
+        (tmp_path / "x.bin").write_bytes(content)
+        subprocess.run([sys.executable, "-c", code], env=client_environment(server, tmp_path / "home"), check=True, capture_output=True)
+        assert committed_files(server, "ada/r")["x.bin"] == content
+        assert server.stop()[0] == 0
+        shutil.rmtree(server.root)
+        server = HubServer(server.root, server.port).start()
+    server.kill()
