@@ -175,6 +175,9 @@ class TrackingSection:
 
     trackers: list[str] = option([], "any of trackio and tensorboard (extra: tracking)")
     project: str = option("hflab", "project name the trackers use")
+    country: str | None = option(
+        None, "where the electricity is from, such as DEU (ISO 3166-1 alpha-3): estimate energy and CO2, without network (extra: energy)"
+    )
 
 
 @dataclass(kw_only=True)

@@ -105,9 +105,11 @@ def test_mistakes_are_refused_and_the_way_out_is_named(key, value, expected):
         parse_recipe(with_key(key, value))
 
 
-def test_pretrained_model_takes_no_config_fields():
-    with pytest.raises(UserError, match="remove hidden_size"):
-        parse_recipe({"model": {"pretrained": "gpt2", "hidden_size": 8}, "training": {"num_steps": 1}})
+def test_pretrained_model_takes_fields_of_its_config_but_no_misspelt_key_of_the_section():
+    recipe = parse_recipe({"model": {"pretrained": "gpt2", "resid_pdrop": 0.2}, "training": {"num_steps": 1}})
+    assert recipe.model.config == {"resid_pdrop": 0.2}
+    with pytest.raises(UserError, match="Did you mean 'freeze'"):
+        parse_recipe({"model": {"pretrained": "gpt2", "freez": []}, "training": {"num_steps": 1}})
 
 
 @pytest.mark.parametrize(

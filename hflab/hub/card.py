@@ -24,6 +24,7 @@ from .card_sentences import (
     citation,
     data_description,
     end_of_training,
+    energy_rows,
     figures_method,
     figures_subject,
     licence_sentence,
@@ -230,6 +231,7 @@ def _training_rows(facts: dict[str, Any], recipe: Recipe) -> list[tuple[str, str
     memory = f", {hardware['memory_gigabytes']} GiB of memory" if hardware["memory_gigabytes"] else ""
     return [
         *rows,
+        *energy_rows(facts),
         ("device", escape(f"{hardware['device']} ({hardware['processor']}, {hardware['num_cpus']} CPUs{memory})")),
         ("processes", str(hardware["num_processes"])),
         ("seed", str(facts["seed"])),

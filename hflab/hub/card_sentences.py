@@ -122,6 +122,16 @@ def _budget(recipe: Recipe) -> str:
     return " or ".join(given) + (", whichever came first" if len(given) > 1 else "")
 
 
+def energy_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Energy and CO2 of the training, where they were estimated."""
+    energy = facts.get("energy")
+    if energy is None:
+        return []
+    least = ", at least: it was resumed, and the part of a process that was killed is not counted" if energy["resumed"] else ""
+    used = f"{energy['kilowatt_hours'] * 1000:.3g} Wh, {energy['grams_co2']:.3g} g of CO2"
+    return [("energy", f"{used} (estimated by {escape(energy['tool'])} with the electricity of {escape(energy['country'])}{least})")]
+
+
 def data_description(facts: dict[str, Any]) -> str:
     """What the text is."""
     data = facts["data"]

@@ -23,6 +23,7 @@ from ..evaluation.model_properties import innermost
 from ..recipe import Recipe
 from ..run_folder import RunFolder
 from .checkpoints import load_checkpoint, raise_if_disk_full, save_checkpoint
+from .energy import measured_energy
 from .facts import git_state, hardware_facts, package_versions
 from .interruption import TrainingInterrupted, catch_interruption
 from .model_folder import model_facts, save_model_folder
@@ -143,7 +144,9 @@ def _run(session: Session) -> None:
         accelerator.init_trackers(session.recipe.tracking.project, config={}, init_kwargs={"trackio": {"name": run.path.name}})
     session.reporter.start(run.path.name, session.budget_used())
     try:
-        stopped_by = _train_to_the_end(session)
+        country = session.recipe.tracking.country if accelerator.is_main_process else None
+        with measured_energy(run, country, num_processes=accelerator.num_processes):
+            stopped_by = _train_to_the_end(session)
     except UserError:
         if accelerator.is_main_process:
             run.update_facts(status="failed")

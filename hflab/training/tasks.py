@@ -6,6 +6,7 @@ from ..errors import UserError, check_choice
 from ..models import FAMILIES, check_model_config
 from ..recipe import Recipe
 from .classification import TextClassification, TokenClassification
+from .energy import check_country
 from .language_modeling import CausalLanguageModeling
 from .masked_language_modeling import MaskedLanguageModeling
 from .optimization import optimizer_class
@@ -37,6 +38,7 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.model.family is not None:
         check_choice("model.family", recipe.model.family, FAMILIES)
         check_model_config(recipe.model.family, TASKS[recipe.task].head, recipe.model.config)
+    check_country(recipe.tracking.country)
     _check_device(recipe)
 
 
