@@ -27,6 +27,7 @@ class CurveAxes:
 LANGUAGE_MODEL_AXES = CurveAxes()
 # Okabe and Ito's colours, the darker first; further runs are told apart by their dashes
 COMPARED_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LONGEST_LABEL = 32  # letters of the figure that fit beside the picture in one line
 DASHES = ("-", "--", ":", "-.")
 
 
@@ -124,6 +125,7 @@ def _draw(axes: Any, curves: dict[str, np.ndarray], named: CurveAxes) -> None:
     training, evaluation = curves["train"], curves["evaluation"]
     if len(training):
         axes.plot(*training.T, color=TRAINING_COLOR, linewidth=1.8, label=f"training {named.text}", zorder=2)
+    falls_alone = False
     if len(evaluation):
         style = {"color": EVALUATION_COLOR, "linewidth": 1.8, "marker": "o", "markersize": 6, "markeredgecolor": "white"}
         axes.plot(*evaluation.T, **style, label=f"held-out {named.text}", zorder=3)
@@ -135,7 +137,8 @@ def _draw(axes: Any, curves: dict[str, np.ndarray], named: CurveAxes) -> None:
         )
     shown = np.concatenate([evaluation[:, 1], training[int(len(training) * FIRST_LOSSES_CUT) :, 1]])
     low, high = shown.min(), shown.max()
-    axes.set_ylim(low - 0.08 * (high - low) - 1e-3, high + 0.08 * (high - low) + 1e-3)
+    room_below = 0.16 if falls_alone else 0.08
+    axes.set_ylim(low - room_below * (high - low) - 1e-3, high + 0.08 * (high - low) + 1e-3)
     _label_axes(axes, named)
 
 
@@ -144,7 +147,8 @@ def _label_axes(axes: Any, named: CurveAxes) -> None:
 
     axes.set_xlim(left=0)
     axes.set_xlabel(f"{named.trained_on} trained on", fontsize=12)
-    axes.set_ylabel(named.figure, fontsize=12)
+    long = len(named.figure) > LONGEST_LABEL
+    axes.set_ylabel(named.figure.replace(" (", "\n(", 1) if long else named.figure, fontsize=12)
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.tick_params(labelsize=11)
     axes.grid(alpha=0.3, linewidth=0.6)

@@ -46,9 +46,14 @@ def test_parts_of_a_run_add_up_and_failures_count(tmp_path):
     with measured_energy(run, "FRA", num_processes=1):
         work(0.3)
     first = run.read_facts()["energy"]
-    with pytest.raises(ZeroDivisionError), measured_energy(run, "FRA", num_processes=1):
-        work(0.3)
-        _ = 1 / 0
+
+    def fail():
+        with measured_energy(run, "FRA", num_processes=1):
+            work(0.3)
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
     second = run.read_facts()["energy"]
     assert second["kilowatt_hours"] > first["kilowatt_hours"] > 0
     assert (first["resumed"], second["resumed"]) == (False, True)

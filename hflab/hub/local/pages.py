@@ -101,7 +101,7 @@ def page_routes(hub: Hub, pages: Pages) -> Routes:
 
     @routes.add("GET", "/-/style.css")
     def style_sheet(call: Call) -> Response:
-        return Response(style, media_type="text/css", headers={"Cache-Control": "max-age=3600"})
+        return Response(style, media_type="text/css", headers={"Cache-Control": "max-age=60"})
 
     @routes.add("GET", "/-/sign-in")
     def sign_in_form(call: Call) -> Response:
