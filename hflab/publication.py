@@ -179,9 +179,12 @@ def _check(folder: Path, run: RunFolder | None, repo_id: str, trust_remote_code:
 
 def _recorded_figures(folder: Path) -> tuple[dict[str, float], str]:
     """The figures of the card's metadata by name, and the split that they are of."""
-    results = ModelCard.load(folder / "README.md").data.eval_results or []
-    split = results[0].dataset_split if results else None
-    return {result.metric_type: float(result.metric_value) for result in results if result.dataset_split == split}, split or "validation"
+    try:
+        results = ModelCard.load(folder / "README.md").data.eval_results or []
+        split = results[0].dataset_split if results else None
+        return {result.metric_type: float(result.metric_value) for result in results if result.dataset_split == split}, split or "validation"
+    except (ValueError, KeyError, TypeError) as error:  # a model-index that somebody wrote by hand
+        raise UserError(f"The metadata of {folder / 'README.md'} cannot be read: {error!r}; mend its model-index, or remove it.") from None
 
 
 def _check_figures(opened: OpenedModel, recorded: dict[str, float], say: Say) -> dict[str, float]:

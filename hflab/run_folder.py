@@ -81,6 +81,8 @@ class RunFolder:
             lock.acquire(timeout=0)
         except Timeout:
             raise UserError(f"The run {self.path} is in use by another process; wait for it or give another --run NAME.") from None
+        except OSError as error:
+            raise UserError(f"The run folder {self.path} cannot be written: {error.strerror}; copy it to where you may write.") from None
         try:
             yield
         finally:

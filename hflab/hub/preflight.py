@@ -228,6 +228,10 @@ def _check_card(folder: Path, data_license: str | None) -> Iterator[Problem]:
     if not path.is_file():
         yield Problem("README.md", "there is no card", "write it: hflab card RUN")
         return
+    try:
+        path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        yield Problem("README.md", f"this is no UTF-8 at byte {error.start}", "save it as UTF-8")
     yield from _check_placeholders(path)
     license_name = _card_metadata(path.read_text("utf-8", "replace")).get("license")
     if not isinstance(license_name, str) or not license_name:

@@ -153,6 +153,8 @@ def test_a_card_is_needed_with_a_licence_and_without_placeholders(folder):
     assert only_problem(folder) == ("README.md", "the metadata name no licence")
     card.write_text("---\nlicense: [a, b\n---\n# A model\n")
     assert only_problem(folder) == ("README.md", "the metadata name no licence")
+    card.write_bytes(CARD.encode() + b"\xff")
+    assert "no UTF-8" in only_problem(folder)[1]
     card.unlink()
     assert only_problem(folder) == ("README.md", "there is no card")
 

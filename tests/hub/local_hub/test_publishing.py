@@ -200,6 +200,19 @@ def test_the_command(client, run, tmp_path, capsys):
     assert main(["publish", str(run / "none"), "ada/command"]) == 2
 
 
+@pytest.mark.parametrize("index", ["model-index: 3", "model-index: [{name: x, results: [{}]}]", "model-index: []"])
+def test_a_card_whose_metadata_somebody_spoilt(client, run, tmp_path, index):
+    folder = shutil.copytree(run / "model", tmp_path / "copy")
+    card = folder / "README.md"
+    text = card.read_text()
+    card.write_text("---\nlicense: mit\n" + index + text[text.index("\n---\n") :])
+    if index.endswith("[]"):
+        publish_and_verify(folder, "ada/spoilt-card", dry_run=True)
+        return
+    with pytest.raises(UserError, match="model-index"):
+        publish_and_verify(folder, "ada/spoilt-card", dry_run=True)
+
+
 def test_a_data_set(client, tmp_path):
     (tmp_path / "README.md").write_text("---\nlicense: cc0-1.0\n---\n# Rows\n")
     (tmp_path / "train.jsonl").write_text("".join(f'{{"text": "row {number}"}}\n' for number in range(7)))
