@@ -23,7 +23,9 @@ def tokenizer_folder(tmp_path):
     tokenizer.save_pretrained(tmp_path / "tokenizer")
 
 
-@pytest.mark.parametrize("settings", [{}, {"HF_HUB_DISABLE_XET": "1"}], ids=["xet", "without xet"])
+@pytest.mark.parametrize(
+    "settings", [pytest.param({}, id="xet"), pytest.param({"HF_HUB_DISABLE_XET": "1"}, id="without xet", marks=pytest.mark.slow)]
+)
 def test_every_operation_of_the_stock_clients(tmp_path, tokenizer_folder, settings):
     server = HubServer(tmp_path / "hub").start()
     environment = client_environment(server, tmp_path / "home", PYTHONPATH=str(SESSION.parents[3]), **settings)
