@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -262,6 +263,9 @@ def test_kill_9_during_fifty_uploads_loses_and_spoils_nothing(tmp_path):
     server, draw = HubServer(tmp_path / "hub").start(), random.Random(11)
     api(server).create_repo("ada/r")
     acknowledged, kills = {}, 0
+    began = time.monotonic()
+    api(server).create_commit("ada/r", [CommitOperationAdd("first.bin", random.Random(99).randbytes(300_000))], commit_message="first")
+    undisturbed = time.monotonic() - began
     for number in range(50):
         content = random.Random(number).randbytes(300_000)
         done = threading.Event()
@@ -276,7 +280,7 @@ def test_kill_9_during_fifty_uploads_loses_and_spoils_nothing(tmp_path):
 
         thread = threading.Thread(target=upload)
         thread.start()
-        if not done.wait(draw.uniform(0.0, 0.35)):
+        if not done.wait(draw.uniform(0.0, 1.6 * undisturbed)):
             server.kill()
             kills += 1
             server.start()
@@ -286,6 +290,7 @@ def test_kill_9_during_fifty_uploads_loses_and_spoils_nothing(tmp_path):
             assert all(files[name] == content for name, content in acknowledged.items())
     files = committed_files(server, "ada/r")
     assert set(acknowledged) <= set(files)
+    assert files.pop("first.bin") == random.Random(99).randbytes(300_000)
     assert all(
         content == random.Random(int(name.removesuffix(".bin"))).randbytes(300_000) for name, content in files.items() if name.endswith(".bin")
     )
