@@ -5,7 +5,7 @@ python scripts/benchmark_hub.py --megabytes 1000 --repeats 3
 The stock client in a process of its own, through Xet and without, against `hflab hub serve` over the loopback; beside it, in the same round, a plain
 copy on the same disk, until the last byte is on it, and a plain HTTP file server (Python's http.server, read by urllib into a file). The bytes are
 random, and new in every round, so that nothing is known already. Printed: medians over the rounds, and the largest memory of the server, from the
-system. Needs the extra `hub`, Linux, and a free disk of six times the size.
+system; "read by urllib" is the server without the stock client. Needs the extra `hub`, Linux, and a free disk of six times the size.
 """
 
 import argparse
@@ -111,6 +111,8 @@ def one_round(folder: Path, megabytes: int) -> tuple[dict[str, float], dict[str,
         try:
             for action in ("upload", "download"):
                 seconds[f"hub, {name}, {action}"] = client(action, folder, address, **settings)
+            seconds[f"hub, {name}, read by urllib"] = plain_download(f"{address}/bench/mark/resolve/main/large.bin", folder / "copy.bin")
+            (folder / "copy.bin").unlink()
             memory[name] = peak_megabytes(hub.pid)
         finally:
             hub.terminate()

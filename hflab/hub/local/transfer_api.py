@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,6 +28,7 @@ from .xet_formats import MAX_SHARD_BYTES, MAX_XORB_BYTES, from_hex, read_shard
 MAX_FILE_BYTES = 500 * 10**9
 PART_BYTES = 64 * 1024 * 1024  # a larger file comes in parts of this size, each of which the client sends again if its connection breaks
 TOKEN_SECONDS = 3600
+PIECE_BYTES = 1024 * 1024  # read or written at a time: each goes to another thread and back, which takes longer than to copy a few kB
 XET = "/xet"  # what the addresses of the Xet protocol begin with; the name of the store follows
 # a file of a repository is never a page of this server: a browser shows it without scripts, and as what it is said to be
 FILE_HEADERS = {
@@ -34,6 +36,12 @@ FILE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+
+
+class LargeFileResponse(FileResponse):
+    """A file in pieces larger than starlette's 64 kB."""
+
+    chunk_size = PIECE_BYTES
 
 
 def transfer_routes(hub: Hub) -> Routes:
@@ -111,7 +119,7 @@ def _add_lfs(routes: Routes, hub: Hub) -> None:
     async def put(call: Call) -> Response:
         _check_signature(hub, call)
         with hub.blobs.incoming(max_bytes=int(call.parts["size"])) as blob:
-            async for piece in call.request.stream():
+            async for piece in _pieces(call):
                 await run_in_threadpool(blob.write, piece)
             await run_in_threadpool(blob.finish, call.parts["sha256"], int(call.parts["size"]))
         return Response(headers={"ETag": f'"{call.parts["sha256"]}"'})
@@ -122,7 +130,7 @@ def _add_lfs(routes: Routes, hub: Hub) -> None:
         size, start = int(call.parts["size"]), (int(call.parts["part"]) - 1) * PART_BYTES
         left = min(PART_BYTES, size - start)
         with hub.blobs.part(call.parts["upload"], start) as file:
-            async for piece in call.request.stream():
+            async for piece in _pieces(call):
                 left -= len(piece)
                 if left < 0:
                     raise ContentMismatchError("A part is longer than was announced.")
@@ -172,12 +180,24 @@ def _add_xet(routes: Routes, hub: Hub) -> None:
         raise RefusalError(404, "This server does not tell one client of the chunks of another.")
 
 
+async def _pieces(call: Call) -> AsyncIterator[bytes]:
+    """The body in pieces of about `PIECE_BYTES`, however small they arrive."""
+    waiting, size = [], 0
+    async for piece in call.request.stream():
+        waiting.append(piece)
+        size += len(piece)
+        if size >= PIECE_BYTES:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    yield b"".join(waiting)
+
+
 async def _receive(hub: Hub, call: Call, max_bytes: int) -> Path:
     """The body in a temporary file, which the caller removes."""
     path, size = hub.blobs.temporary(), 0
     try:
         with path.open("xb") as file:
-            async for piece in call.request.stream():
+            async for piece in _pieces(call):
                 size += len(piece)
                 if size > max_bytes:
                     raise RefusalError(413, f"At most {max_bytes:,} bytes are allowed here.")
@@ -199,7 +219,7 @@ def file_response(hub: Hub, call: Call, repository: Repository, entry: Entry, he
         path = hub.blobs.path(entry.lfs.sha256)
         if not path.is_file():
             raise RefusalError(410, f"The content of {entry.path} is missing on this server; upload it again.")
-        return FileResponse(path, media_type=media_type, headers=headers)
+        return LargeFileResponse(path, media_type=media_type, headers=headers)
     content = repository.read(entry)
     headers |= {"ETag": f'"{entry.oid}"'}
     asked = _RANGE.fullmatch(call.request.headers.get("range", ""))

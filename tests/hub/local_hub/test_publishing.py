@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, ModelCard, constants
 from safetensors.torch import load_file, save_file
 
 from hflab import api
@@ -241,3 +241,10 @@ def test_an_adapter_of_a_model_on_the_hub(hub, client, run, tmp_path):
         assert done.returncode == 0, done.stderr
     assert "Published" in done.stdout
     assert client.model_info("ada/adapter").card_data.base_model == "ada/base"
+
+
+def test_cards_are_valid_to_the_client_that_asks_the_hub(client, run):
+    for card in (run / "model" / "README.md", *(Path(__file__).parents[3] / "model_cards").glob("*/model/README.md")):
+        ModelCard.load(card).validate()
+    with pytest.raises(ValueError, match="tags"):
+        ModelCard("---\ntags: [3]\n---\n# A\n").validate()
