@@ -91,7 +91,7 @@ class Plan(NamedTuple):
 def make_plan(folder: Path, files: dict[str, str], repo_id: str, options: PublishOptions) -> Plan:
     """Hold `files` of `folder`, SHA-256 by path, against what the repository has, file by file.
 
-    Files of a model that are no longer in `folder` are removed, others stay.
+    Files of a model that are no longer in `folder` are removed, others stay; of a data set all stay.
 
     Raises:
         UserError: the Hub cannot be reached or refuses, or the tag that was asked for names another commit.
@@ -101,7 +101,8 @@ def make_plan(folder: Path, files: dict[str, str], repo_id: str, options: Publis
         found = _present(api, repo_id, options)
         parent, present = (None, {}) if found is None else found
         same = [path for path in files if path in present and _is_same(folder / path, files[path], present[path])]
-        removed = sorted(path for path in present.keys() - files.keys() if _belongs_to_models(path) and path != ".gitattributes")
+        gone = present.keys() - files.keys() - {".gitattributes"} if options.repo_type == "model" else set()
+        removed = sorted(filter(_belongs_to_models, gone))
         changed = [path for path in files if path in present and path not in same]
         new = [path for path in files if path not in present]
         plan = Plan(parent, new, changed, same, removed, sum((folder / path).stat().st_size for path in [*new, *changed]))

@@ -6,10 +6,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
 from .discussions import STATUSES
-from .http import Call, RefusalError, Routes
+from .http import Call, RefusalError, Routes, read_json
 from .hub import TYPES, Hub
-from .repositories import DEFAULT_BRANCH, Repository
-from .repository_api import read_json
+from .repository import DEFAULT_BRANCH, Repository
 
 PAGE = 50
 

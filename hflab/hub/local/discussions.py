@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from .repositories import DEFAULT_BRANCH, ConflictError, Repository
+from .repository import DEFAULT_BRANCH, ConflictError, Repository
 
 STATUSES = ("open", "closed", "merged", "draft")
 
@@ -108,7 +108,7 @@ class Discussions:
         return repository.folder / "discussions"
 
     def _save(self, repository: Repository, facts: dict[str, Any]) -> None:
-        repository._write_json(self._folder(repository) / f"{facts['num']}.json", facts)
+        repository.write_json(self._folder(repository) / f"{facts['num']}.json", facts)
 
 
 def _now() -> str:

@@ -11,16 +11,18 @@ that runs in a thread, or a coroutine if it reads a large body.
 """
 
 import inspect
+import json
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+MAX_JSON_BYTES = 4 * 1024 * 1024
 _PARAMETER = re.compile(r"\{(\w+)(?::(\w+))?\}")
 _PATTERNS = {None: r"[^/]+", "repo": r"[^/]+/[^/]+", "rest": r"(?:/.*)?", "path": r".+"}
 
@@ -122,3 +124,34 @@ class Application:
                 raise
             response = self._error_page(request, refusal) or refusal.response()
         await response(scope, receive, send)
+
+
+async def read_bytes(call: Call, max_bytes: int) -> bytes:
+    """The body. Raises `RefusalError` 413 for more than `max_bytes`."""
+    body = bytearray()
+    async for piece in call.request.stream():
+        body += piece
+        if len(body) > max_bytes:
+            raise RefusalError(
+                413, f"The request is larger than the {max_bytes:,} bytes that are allowed; upload large files as such, and commit in several steps."
+            )
+    return bytes(body)
+
+
+async def read_json(call: Call, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """The body as a JSON object. Raises `RefusalError`."""
+    try:
+        body = json.loads(await read_bytes(call, max_bytes) or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise RefusalError(400, f"The body is no JSON: {error}.") from None
+    if not isinstance(body, dict):
+        raise RefusalError(400, "The body is no JSON object.")
+    return body
+
+
+async def read_body(call: Call) -> dict[str, Any]:
+    """The body, JSON or a form, whose fields are lists of strings. Raises `RefusalError`."""
+    if not call.request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+        return await read_json(call)
+    fields = parse_qs((await read_bytes(call, MAX_JSON_BYTES)).decode(errors="replace"))
+    return {"paths": fields.get("paths", []), "expand": fields.get("expand", [""])[-1]}

@@ -25,8 +25,8 @@ from .access import User
 from .git_tree import Entry
 from .http import Call, RefusalError, Routes
 from .hub import SESSION_COOKIE, Hub
-from .repositories import DEFAULT_BRANCH, Repository, RevisionNotFoundError, describe
-from .repository_api import card_metadata, card_tags, repository_facts
+from .repository import DEFAULT_BRANCH, Repository, RevisionNotFoundError, describe
+from .repository_facts import card_metadata, card_tags, repository_facts
 
 SHOWN_BYTES = 300_000  # of a text file or a card
 SHOWN_LINES = 4000  # of a difference

@@ -11,19 +11,17 @@ from itertools import islice
 from typing import Any
 from urllib.parse import quote
 
-import yaml
 from dulwich.objects import ObjectID
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
-from .git_tree import Entry
-from .http import Call, RefusalError, Routes
-from .hub import TYPES, Hub, check_owner
-from .repositories import DEFAULT_BRANCH, LARGE_ENDINGS, REPO_TYPES, ConflictError, LargeFile, Repository
+from .http import Call, RefusalError, Routes, read_body, read_bytes, read_json
+from .hub import TYPES, Hub
+from .repository import DEFAULT_BRANCH, LARGE_ENDINGS, REPO_TYPES, ConflictError, LargeFile, Repository
+from .repository_facts import api_date, card_errors, expanded, repository_facts, sibling
 
 LARGE_FILE_BYTES = 10 * 1024 * 1024  # above it a file is large whatever its name, and in git nothing is larger
 MAX_COMMIT_BYTES = 64 * 1024 * 1024
-MAX_JSON_BYTES = 4 * 1024 * 1024
 PAGE = 1000
 
 
@@ -44,7 +42,6 @@ def repository_routes(hub: Hub) -> Routes:
     async def create(call: Call) -> Response:
         body, user = await read_json(call), hub.writer(call.request)
         repo_type, name = _named(body, user.name)
-        check_owner(user, name.split("/")[0])
         private = body.get("visibility") == "private" or bool(body.get("private"))
         try:
             repository = await run_in_threadpool(hub.repositories.create, repo_type, name, private=private, author=user.name)
@@ -185,7 +182,7 @@ def _add_commits(routes: Routes, hub: Hub, plural: str, repo_type: str) -> None:
                 "title": entry.title,
                 "message": entry.message,
                 "authors": [{"user": entry.author}],
-                "date": _date(entry.date),
+                "date": api_date(entry.date),
             }
             for entry in repository.history(commit)
         )
@@ -211,7 +208,7 @@ def _add_content(routes: Routes, hub: Hub, plural: str, repo_type: str) -> None:
         if entries is None:
             raise RefusalError(404, f"{folder!r} does not exist in {call.parts['revision']!r}.", "EntryNotFound")
         if _flag(query.get("expand")):
-            return _page(call, (_expanded(hub, repository, commit, entry) for entry in entries), 50)
+            return _page(call, (expanded(hub, repository, commit, entry) for entry in entries), 50)
         return _page(call, map(hub.entry_facts, entries), PAGE)
 
     @routes.add("POST", f"{base}/paths-info/{{revision}}")
@@ -220,7 +217,7 @@ def _add_content(routes: Routes, hub: Hub, plural: str, repo_type: str) -> None:
         repository, commit = _at(hub, repo_type, call)
         paths, expand = body.get("paths", []), _flag(str(body.get("expand", "")))
         found = [entry for path in paths if (entry := repository.find(commit, str(path).strip("/"))) is not None]
-        return JSONResponse([_expanded(hub, repository, commit, entry) if expand else hub.entry_facts(entry) for entry in found])
+        return JSONResponse([expanded(hub, repository, commit, entry) if expand else hub.entry_facts(entry) for entry in found])
 
     @routes.add("POST", f"{base}/preupload/{{revision}}")
     async def preupload(call: Call) -> Response:
@@ -279,7 +276,7 @@ async def read_commit(call: Call) -> tuple[dict[str, Any], dict[str, bytes | Lar
     header: dict[str, Any] = {}
     changes: dict[str, bytes | LargeFile | None] = {}
     folders = []
-    for number, line in enumerate((await _read(call, MAX_COMMIT_BYTES)).splitlines(), 1):
+    for number, line in enumerate((await read_bytes(call, MAX_COMMIT_BYTES)).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -324,104 +321,12 @@ def _is_text(sample: bytes) -> bool:
     return b"\0" not in sample
 
 
-def repository_facts(repository: Repository, commit: ObjectID, *, full: bool) -> dict[str, Any]:
-    """A repository as the API tells it; with the metadata of its card and its files if `full`."""
-    settings = repository.settings()
-    card = card_metadata(repository, commit)
-    history = next(repository.history(commit))
-    facts: dict[str, Any] = {
-        "_id": settings["id"],
-        "id": repository.name,
-        "modelId": repository.name,
-        "author": repository.name.split("/")[0],
-        "sha": commit.decode(),
-        "private": settings["private"],
-        "gated": False,
-        "disabled": False,
-        "downloads": 0,
-        "likes": 0,
-        "createdAt": settings["created_at"],
-        "lastModified": _date(history.date),
-        "tags": card_tags(card),
-    }
-    facts |= {key: card[key] for key in ("pipeline_tag", "library_name") if isinstance(card.get(key), str)}
-    if full:
-        facts["cardData"] = card
-        facts["siblings"] = [{"rfilename": entry.path} for entry in repository.list_folder(commit, recursive=True) or () if not entry.is_folder]
-    return facts
-
-
-def card_metadata(repository: Repository, commit: ObjectID) -> dict[str, Any]:
-    """The metadata block of README.md, or nothing where there is none that can be read."""
-    entry = repository.find(commit, "README.md")
-    if entry is None or entry.is_folder or entry.lfs:
-        return {}
-    text = repository.read(entry).decode(errors="replace").replace("\r\n", "\n")
-    if not text.startswith("---\n") or (end := text.find("\n---", 3)) < 0:
-        return {}
-    try:
-        metadata = yaml.safe_load(text[4:end])
-    except (yaml.YAMLError, RecursionError, ValueError):
-        return {}
-    return json.loads(json.dumps(metadata, default=str)) if isinstance(metadata, dict) else {}
-
-
-def card_tags(card: dict[str, Any]) -> list[str]:
-    """What a repository can be found by: the card's tags, languages, data sets and licence."""
-    tags = [str(tag) for key in ("tags", "language", "library_name", "pipeline_tag") for tag in _as_list(card.get(key))]
-    tags += [f"dataset:{name}" for name in _as_list(card.get("datasets"))]
-    tags += [f"license:{name}" for name in _as_list(card.get("license"))]
-    return list(dict.fromkeys(tags))
-
-
-def card_errors(content: Any) -> list[str]:
-    """What is wrong with the metadata of a README.md."""
-    if not isinstance(content, str):
-        return ["content must be the text of README.md"]
-    text = content.replace("\r\n", "\n")
-    if not text.startswith("---\n"):
-        return []
-    end = text.find("\n---", 3)
-    if end < 0:
-        return ["the metadata block is not closed by a line of ---"]
-    try:
-        metadata = yaml.safe_load(text[4:end])
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        return [str(error)]
-    if metadata is not None and not isinstance(metadata, dict):
-        return ["the metadata must be keys with values"]
-    errors = []
-    for key in ("tags", "datasets", "metrics"):
-        if any(not isinstance(value, str) for value in _as_list((metadata or {}).get(key))):
-            errors.append(f'"{key}" must be a string or a list of strings')
-    return errors
-
-
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
 def _info(call: Call, repository: Repository, commit: ObjectID) -> Response:
     facts = repository_facts(repository, commit, full=True)
     if _flag(call.request.query_params.get("blobs")):
         entries = repository.list_folder(commit, recursive=True) or ()
-        facts["siblings"] = [_sibling(entry) for entry in entries if not entry.is_folder]
+        facts["siblings"] = [sibling(entry) for entry in entries if not entry.is_folder]
     return JSONResponse(facts)
-
-
-def _sibling(entry: Entry) -> dict[str, Any]:
-    facts: dict[str, Any] = {"rfilename": entry.path, "blobId": entry.oid, "size": entry.size}
-    if entry.lfs:
-        facts["lfs"] = {"sha256": entry.lfs.sha256, "size": entry.lfs.size, "pointerSize": entry.lfs.pointer_size}
-    return facts
-
-
-def _expanded(hub: Hub, repository: Repository, commit: ObjectID, entry: Entry) -> dict[str, Any]:
-    last = next(repository.history(commit, entry.path or None), None)
-    facts = hub.entry_facts(entry)
-    if last is not None:
-        facts["lastCommit"] = {"id": last.oid, "title": last.title, "date": _date(last.date)}
-    return facts
 
 
 def _page(call: Call, items: Iterable[Any], size: int) -> Response:
@@ -454,46 +359,9 @@ def _url(call: Call, repository: Repository) -> str:
     return f"{str(call.request.base_url).rstrip('/')}/{prefix}{quote(repository.name)}"
 
 
-def _date(date: Any) -> str:
-    return str(date.strftime("%Y-%m-%dT%H:%M:%S.000Z"))
-
-
 def _flag(value: str | None) -> bool:
     return (value or "").lower() in ("1", "true")
 
 
 def _number(value: str | None, default: int) -> int:
     return int(value) if value is not None and value.isascii() and value.isdigit() and len(value) < 16 else default
-
-
-async def _read(call: Call, max_bytes: int) -> bytes:
-    """The body. Raises `RefusalError` 413 for more than `max_bytes`."""
-    body = bytearray()
-    async for piece in call.request.stream():
-        body += piece
-        if len(body) > max_bytes:
-            raise RefusalError(
-                413, f"The request is larger than the {max_bytes:,} bytes that are allowed; upload large files as such, and commit in several steps."
-            )
-    return bytes(body)
-
-
-async def read_json(call: Call, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """The body as a JSON object. Raises `RefusalError`."""
-    try:
-        body = json.loads(await _read(call, max_bytes) or b"{}")
-    except (ValueError, RecursionError) as error:
-        raise RefusalError(400, f"The body is no JSON: {error}.") from None
-    if not isinstance(body, dict):
-        raise RefusalError(400, "The body is no JSON object.")
-    return body
-
-
-async def read_body(call: Call) -> dict[str, Any]:
-    """The body, JSON or a form, whose fields are lists of strings. Raises `RefusalError`."""
-    if not call.request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-        return await read_json(call)
-    from urllib.parse import parse_qs
-
-    fields = parse_qs((await _read(call, MAX_JSON_BYTES)).decode(errors="replace"))
-    return {"paths": fields.get("paths", []), "expand": fields.get("expand", [""])[-1]}

@@ -27,7 +27,7 @@ from .git_tree import BadPathError
 from .http import Application, Call, RefusalError, Routes
 from .hub import Hub
 from .pages import Pages, page_routes
-from .repositories import BadNameError, ConflictError, RepositoryNotFoundError, RevisionNotFoundError, StaleParentError
+from .repository import BadNameError, ConflictError, RepositoryNotFoundError, RevisionNotFoundError, StaleParentError
 from .repository_api import repository_routes
 from .transfer_api import transfer_routes
 from .xet_formats import MalformedUploadError

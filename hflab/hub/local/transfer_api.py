@@ -19,10 +19,9 @@ from starlette.responses import FileResponse, JSONResponse, Response
 
 from .blobs import ContentMismatchError, is_sha256
 from .git_tree import Entry
-from .http import Call, RefusalError, Routes
+from .http import Call, RefusalError, Routes, read_json
 from .hub import TYPES, Hub
-from .repositories import Repository
-from .repository_api import read_json
+from .repository import Repository
 from .xet_formats import MAX_SHARD_BYTES, MAX_XORB_BYTES, from_hex, read_shard
 
 MAX_FILE_BYTES = 500 * 10**9

@@ -4,9 +4,8 @@
     shard = read_shard(body)                  # shard.files[0].segments: which chunks of which xorbs, in order
 
 After the published format of huggingface/xet-core (`xet_core_structures`). A hash is 32 bytes, written as four little-endian numbers of 16
-hexadecimal digits each. Everything here comes from outside: what is not as it must be raises `MalformedUploadError` and is
-never trusted. Knows nothing about
-files, repositories and HTTP.
+hexadecimal digits each. Everything here comes from outside: what is not as it must be raises `MalformedUploadError` and
+is never trusted. Knows nothing about files, repositories and HTTP.
 """
 
 import struct

@@ -221,6 +221,9 @@ def test_a_data_set(client, tmp_path):
     publication = publish_and_verify(tmp_path, "ada/rows", options, say=said.append)
     assert '{"train": 7} rows' in said[0]
     assert client.dataset_info("ada/rows", revision="v1").sha == publication.published.commit
+    client.upload_file(path_or_fileobj=b"theirs", path_in_repo="vocab.txt", repo_id="ada/rows", repo_type="dataset")
+    assert publish(tmp_path, "ada/rows", PublishOptions(repo_type="dataset"), say=said.append).changed is False
+    assert client.file_exists("ada/rows", "vocab.txt", repo_type="dataset")
     (tmp_path / "train.jsonl").write_text("{broken")
     with pytest.raises(UserError, match="cannot load"):
         publish_and_verify(tmp_path, "ada/rows", options)

@@ -5,15 +5,8 @@ import threading
 
 import pytest
 
-from hflab.hub.local.repositories import (
-    BadNameError,
-    ConflictError,
-    LargeFile,
-    Repositories,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-    StaleParentError,
-)
+from hflab.hub.local.repositories import Repositories
+from hflab.hub.local.repository import BadNameError, ConflictError, LargeFile, RepositoryNotFoundError, RevisionNotFoundError, StaleParentError
 
 SHA256 = "cd" * 32
 
