@@ -21,10 +21,11 @@ from transformers import PreTrainedTokenizerBase
 
 from ..errors import UserError
 from ..recipe import DataSection, ProcessorSection
+from .cache_entries import cache_folder
 from .processors import build_tokenizer, check_has_eos, is_trained_here
 from .sources import TextCorpus, load_corpus
 from .splits import SplitPlan, plan_splits
-from .token_store import TokenizerSource, TokenRows, TokenSplit, cache_folder, existing_tokenizer, open_tokens
+from .token_store import TokenizerSource, TokenRows, TokenSplit, existing_tokenizer, open_tokens
 
 __all__ = ["LanguageModelBatch", "LanguageModelLanes", "PreparedText", "ShuffledWindows", "TokenSplit", "prepare_text"]
 

@@ -3,10 +3,8 @@
     batches = ExampleBatches(encoded, batch_size=32, pad_token_id=tokenizer.pad_token_id, seed=1)
     batch = batches.batch(step=0, share=slice(0, 32))
 
-In an epoch every row is read exactly once. Rows are shuffled, sorted by length within windows of some batches, cut into batches, and the
-batches shuffled: a batch holds rows of about one length, so that little of it is padding, and still other rows every epoch. Padding is on the
-right. Shapes: `B` rows of a step, `b` of them asked for, `T` tokens of the step's longest input, `T'` of its longest target. This module knows
-nothing about models, devices or processes.
+The order of rows is that of `row_order.py`. Padding is on the right. Shapes: `B` rows of a step, `b` of them asked for, `T` tokens of the step's
+longest input, `T'` of its longest target. This module knows nothing about models, devices or processes.
 """
 
 from typing import NamedTuple
@@ -15,11 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
 from .example_encoding import IGNORED_LABEL, EncodedExamples
-
-BATCHES_PER_WINDOW = 50
-WINDOWS_PER_EPOCH = 8  # at least, where there are so many batches: with fewer, the same rows would meet every epoch
+from .row_order import RowOrder
 
 
 class ExampleBatch(NamedTuple):
@@ -59,21 +54,15 @@ class ExampleBatches:
     """
 
     def __init__(self, examples: EncodedExamples, *, batch_size: int, pad_token_id: int, seed: int = 0, shuffle: bool = True) -> None:
-        if not len(examples):
-            raise UserError("There are no rows to make batches of; give another split or more data.")
-        self.batch_size = batch_size
-        self.steps_per_epoch = -(-len(examples) // batch_size)
-        self._examples = examples
-        self._pad_token_id, self._seed, self._shuffle = pad_token_id, seed, shuffle
         inputs = np.array([len(row) for row in examples.inputs])
         labels = np.array([row.size for row in examples.labels])
-        lengths = np.stack([inputs, labels], axis=1)
-        self._length = np.unique(lengths, axis=0, return_inverse=True)[1].reshape(-1)  # rank of (input, label): equal rows have one rank
-        self._epoch, self._order = -1, np.zeros(0, dtype=np.int64)  # the last epoch's order is kept: it is the same for all its steps
+        self._rows = RowOrder(np.stack([inputs, labels], axis=1), batch_size=batch_size, seed=seed, shuffle=shuffle)
+        self.batch_size, self.steps_per_epoch = batch_size, self._rows.steps_per_epoch
+        self._examples, self._pad_token_id = examples, pad_token_id
 
     def batch(self, step: int, share: slice) -> ExampleBatch:
         """Return the rows `share` of the batch of `step`, counted from 0 over all epochs."""
-        rows = self._rows_of(step)
+        rows = self._rows.rows_of(step)
         counted = np.arange(self.batch_size) < len(rows)
         filled = np.concatenate([rows, np.repeat(rows[:1], self.batch_size - len(rows))])
         inputs = [self._examples.inputs[row] for row in filled]
@@ -95,23 +84,3 @@ class ExampleBatches:
             rows=np.where(counted, filled, -1)[share],
             num_tokens=int((padded != IGNORED_LABEL).sum()),
         )
-
-    def _rows_of(self, step: int) -> np.ndarray:
-        """The rows of a step, (at most B,) int64."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if not self._shuffle:
-            epoch = 0
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, self._draw_order(epoch) if self._shuffle else np.argsort(-self._length, kind="stable")
-        return self._order[position * self.batch_size : (position + 1) * self.batch_size]
-
-    def _draw_order(self, epoch: int) -> np.ndarray:
-        """The rows in the order of `epoch`, (number of rows,) int64; a batch that is not full comes last."""
-        generator = np.random.default_rng([self._seed, epoch])
-        shuffled = generator.permutation(len(self._length))
-        window = self.batch_size * max(1, min(BATCHES_PER_WINDOW, self.steps_per_epoch // WINDOWS_PER_EPOCH))
-        parts = [shuffled[start : start + window] for start in range(0, len(shuffled), window)]
-        bucketed = np.concatenate([part[np.argsort(self._length[part], kind="stable")] for part in parts])
-        num_full = len(bucketed) // self.batch_size
-        full, rest = np.split(bucketed, [num_full * self.batch_size])
-        return np.concatenate([full.reshape(num_full, self.batch_size)[generator.permutation(num_full)].reshape(-1), rest])

@@ -1,41 +1,34 @@
 """Tokenised text on disk: tokenised once, found again by what it was made from, and read through memory maps or directly from its files.
 
 An entry is a folder `tokens/KEY` of the cache with `manifest.json`, a raw file of token ids per split, and the tokenizer if it was trained here.
-KEY is a hash of the text's fingerprint, the rule of its splits and the tokenizer. An entry is written beside its place, flushed, and renamed
-into it: it is there whole or not at all. A lock per entry keeps processes from doing the work twice. This module knows nothing about batches.
+KEY is a hash of the text's fingerprint, the rule of its splits and the tokenizer. How entries come to be whole stands in `cache_entries.py`. This
+module knows nothing about batches.
 """
 
-import contextlib
-import errno
 import hashlib
-import io
 import json
-import logging
 import mmap
 import os
-import shutil
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock
 from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import UserError
+from .cache_entries import open_entry, write_file
 from .encoding import EncodedBlock, encode_documents, token_dtype
 from .processors import wrap
 from .splits import CHANGED, SplitPlan
 
 FORMAT = 1  # raise it when the same text would be stored differently
 SAMPLE_CHARACTERS = 200
-DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-logger = logging.getLogger(__name__)
+WHAT = "the tokenised text"
 
 
 @dataclass(frozen=True)
@@ -73,11 +66,6 @@ class StoredText(NamedTuple):
     splits: dict[str, TokenSplit]
 
 
-def cache_folder(cache_dir: str | None) -> Path:
-    """`cache_dir`, else the environment variable HFLAB_CACHE, else `~/.cache/hflab`."""
-    return Path(cache_dir or os.environ.get("HFLAB_CACHE") or "~/.cache/hflab").expanduser()
-
-
 def existing_tokenizer(tokenizer: PreTrainedTokenizerBase) -> TokenizerSource:
     """A tokenizer that need not be trained, known by a hash of all that decides its ids."""
     content = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else json.dumps(sorted(tokenizer.get_vocab().items()))
@@ -93,22 +81,15 @@ def open_tokens(folder: Path, plan: SplitPlan, source: TokenizerSource) -> Store
     """
     identity = {"format": FORMAT, "fingerprint": plan.fingerprint, "rule": plan.rule, "tokenizer": source.identity}
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
-    entry = folder / "tokens" / key
-    stored = _read_entry(entry, source)
-    if stored is None:
-        lock = FileLock(entry.with_suffix(".lock"))
-        with _disk_errors(folder):
-            entry.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        try:
-            stored = _read_entry(entry, source)  # another process may have written it meanwhile
-            if stored is None:
-                _write_entry(entry, plan, source)
-                stored = _read_entry(entry, source)
-        finally:
-            lock.release()
-    assert stored is not None, "an entry just written is whole"
-    return stored
+
+    def read(entry: Path) -> StoredText:
+        return _read_entry(entry, source)
+
+    def write(partial: Path) -> None:
+        tokenizer = source.make()
+        _write_contents(partial, plan, tokenizer, keep_tokenizer=source.is_trained)
+
+    return open_entry(folder / "tokens" / key, WHAT, read, write)
 
 
 class TokenRows:
@@ -149,24 +130,15 @@ class TokenRows:
         return (bytes(before) + os.pread(self._descriptor, size - before, offset + before)).ljust(size, b"\0")
 
 
-def _read_entry(entry: Path, source: TokenizerSource) -> StoredText | None:
-    """Open an entry; None if it is not there or is damaged."""
-    with _disk_errors(entry.parent):
-        try:
-            manifest = json.loads((entry / "manifest.json").read_text(encoding="utf-8"))
-            _check_files(entry, manifest["files"])
-            tokenizer = wrap(Tokenizer.from_file(str(entry / "tokenizer.json"))) if source.is_trained else source.make()
-            splits = {
-                name: TokenSplit(tokens=_map_tokens(entry / f"{name}.bin", manifest["dtype"], counts["num_tokens"]), **counts)
-                for name, counts in manifest["splits"].items()
-            }
-        except FileNotFoundError:
-            if entry.exists():
-                logger.warning("The cache entry %s is incomplete and is made again.", entry)
-            return None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            logger.warning("The cache entry %s is damaged (%s) and is made again.", entry, error)
-            return None
+def _read_entry(entry: Path, source: TokenizerSource) -> StoredText:
+    """Open an entry. Raises what `open_entry` expects if it is not there or is damaged."""
+    manifest = json.loads((entry / "manifest.json").read_text(encoding="utf-8"))
+    _check_files(entry, manifest["files"])
+    tokenizer = wrap(Tokenizer.from_file(str(entry / "tokenizer.json"))) if source.is_trained else source.make()
+    splits = {
+        name: TokenSplit(tokens=_map_tokens(entry / f"{name}.bin", manifest["dtype"], counts["num_tokens"]), **counts)
+        for name, counts in manifest["splits"].items()
+    }
     return StoredText(tokenizer, splits)
 
 
@@ -186,24 +158,6 @@ def _map_tokens(path: Path, dtype: str, num_tokens: int) -> np.ndarray:
     return np.memmap(path, dtype=dtype, mode="r", shape=(num_tokens,))
 
 
-def _write_entry(entry: Path, plan: SplitPlan, source: TokenizerSource) -> None:
-    """Write an entry beside its place and rename it. The caller holds the entry's lock, so a partial one is a dead process's."""
-    tokenizer = source.make()
-    partial = entry.with_suffix(".partial")
-    with _disk_errors(entry.parent):
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-    try:
-        _write_contents(partial, plan, tokenizer, keep_tokenizer=source.is_trained)
-        with _disk_errors(entry.parent):
-            shutil.rmtree(entry, ignore_errors=True)  # a damaged one
-            partial.rename(entry)
-            _flush_folder(entry.parent)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
 def _write_contents(partial: Path, plan: SplitPlan, tokenizer: PreTrainedTokenizerBase, *, keep_tokenizer: bool) -> None:
     splits = {}
     # disable=None: a bar on terminals only
@@ -213,14 +167,12 @@ def _write_contents(partial: Path, plan: SplitPlan, tokenizer: PreTrainedTokeniz
     if sum(counts["num_characters"] for counts in splits.values()) != plan.num_characters:
         raise UserError(CHANGED)
     if keep_tokenizer:
-        _write_file(partial / "tokenizer.json", [tokenizer.backend_tokenizer.to_str().encode("utf-8")])
+        write_file(partial / "tokenizer.json", [tokenizer.backend_tokenizer.to_str().encode("utf-8")], WHAT)
     files: dict[str, dict[str, Any]] = {path.name: {"bytes": path.stat().st_size} for path in sorted(partial.iterdir())}
     if keep_tokenizer:
         files["tokenizer.json"]["sha256"] = _sha256(partial / "tokenizer.json")
     manifest = {"files": files, "dtype": token_dtype(tokenizer).str, "splits": splits}
-    _write_file(partial / "manifest.json", [json.dumps(manifest, indent=1, ensure_ascii=False).encode("utf-8")])
-    with _disk_errors(partial.parent):
-        _flush_folder(partial)
+    write_file(partial / "manifest.json", [json.dumps(manifest, indent=1, ensure_ascii=False).encode("utf-8")], WHAT)
 
 
 def _write_split(path: Path, plan: SplitPlan, tokenizer: PreTrainedTokenizerBase, report: Callable[[int], Any]) -> dict[str, Any]:
@@ -239,7 +191,7 @@ def _write_split(path: Path, plan: SplitPlan, tokenizer: PreTrainedTokenizerBase
         size = counts["num_tokens"] * token_dtype(tokenizer).itemsize
         return f"about {size * plan.num_characters // counts['num_characters']:,}"
 
-    _write_file(path, (count(block) for block in encode_documents(tokenizer, stream())), needed)
+    write_file(path, (count(block) for block in encode_documents(tokenizer, stream())), WHAT, needed)
     return {**counts, "sample": _first_text(stream())}
 
 
@@ -254,49 +206,5 @@ def _first_text(pieces: Iterable[Any]) -> str:
     return text[:SAMPLE_CHARACTERS]
 
 
-def _write_file(path: Path, blocks: Iterable[bytes | memoryview], needed: Callable[[], str] = lambda: "more") -> None:
-    """Write and flush a file. Errors of the disk become `UserError`; those of `blocks`, which reads the text, are left as they are."""
-    with _disk_errors(path.parent.parent):
-        file = io.FileIO(path, "w")
-    with file:
-        for block in blocks:
-            with _disk_errors(path.parent.parent, needed):
-                _write_whole(file, block)
-        with _disk_errors(path.parent.parent, needed):
-            os.fsync(file.fileno())
-
-
-def _write_whole(file: io.FileIO, block: bytes | memoryview) -> None:
-    rest = memoryview(block).cast("B")
-    while rest:
-        rest = rest[file.write(rest) :]
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make the names in a folder durable, where the system knows of that."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-@contextlib.contextmanager
-def _disk_errors(folder: Path, needed: Callable[[], str] = lambda: "more") -> Iterator[None]:
-    """Turn an OSError into a `UserError` that says how many bytes were `needed`, how many are free, and which key to change."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise UserError(f"The cache folder {str(folder)!r} cannot be used: {error.strerror}. Set data.cache_dir to a folder that can.") from error
-        # what was written of an entry is removed with this error, so it counts as free
-        free = shutil.disk_usage(folder).free + sum(file.stat().st_size for file in folder.glob("*.partial/*"))
-        raise UserError(
-            f"No room for the tokenised text in {str(folder)!r} ({error.strerror}): it needs {needed()} bytes, {free:,} are free. "
-            "Free some, or set data.cache_dir to a folder on a larger disk."
-        ) from error

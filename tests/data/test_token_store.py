@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hflab.data import token_store
+from hflab.data import cache_entries, token_store
 from hflab.data.batches import prepare_text
-from hflab.data.token_store import cache_folder
+from hflab.data.cache_entries import cache_folder
 from hflab.errors import UserError
 from hflab.recipe import ProcessorSection
 
@@ -68,8 +68,8 @@ def in_child(function):
 def writes(monkeypatch):
     """Entries written while the test runs."""
     written = []
-    write = token_store._write_entry
-    monkeypatch.setattr(token_store, "_write_entry", lambda entry, *arguments: written.append(entry.name) or write(entry, *arguments))
+    write = cache_entries._write_entry
+    monkeypatch.setattr(cache_entries, "_write_entry", lambda entry, *arguments: written.append(entry.name) or write(entry, *arguments))
     return written
 
 
@@ -161,7 +161,7 @@ def test_a_damaged_entry_is_made_again(own_text, writes, caplog, damage):
 @fork
 def test_a_process_killed_in_the_middle_leaves_nothing_that_harms(own_text, writes, monkeypatch):
     data = own_text(TEXT, sequence_length=8)
-    write_whole = token_store._write_whole
+    write_whole = cache_entries._write_whole
 
     def killed_before_the_second_file(file, block):
         if Path(file.name).name == "validation.bin":
@@ -169,7 +169,7 @@ def test_a_process_killed_in_the_middle_leaves_nothing_that_harms(own_text, writ
         write_whole(file, block)
 
     with monkeypatch.context() as patched:
-        patched.setattr(token_store, "_write_whole", killed_before_the_second_file)
+        patched.setattr(cache_entries, "_write_whole", killed_before_the_second_file)
         process, _ = start_child(lambda: prepare(data))
         process.join(60)
     assert process.exitcode == -signal.SIGKILL
@@ -182,14 +182,14 @@ def test_a_process_killed_in_the_middle_leaves_nothing_that_harms(own_text, writ
 @fork
 def test_processes_at_once_write_one_entry(own_text, monkeypatch):
     data = own_text(TEXT, sequence_length=8)
-    write = token_store._write_entry
+    write = cache_entries._write_entry
 
     def slow_write(entry, *arguments):
         time.sleep(0.5)  # all of them are there before the first has written
         write(entry, *arguments)
         (entry.parent / f"written-by-{os.getpid()}.lock").touch()
 
-    monkeypatch.setattr(token_store, "_write_entry", slow_write)
+    monkeypatch.setattr(cache_entries, "_write_entry", slow_write)
     children = [start_child(lambda: tokens_of(prepare(data))) for _ in range(4)]
     results = [queue.get() for _, queue in children]
     for process, _ in children:
