@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoFeatureExtractor, PreTrainedConfig, PreTrainedModel, SequenceFeatureExtractor
 
 from ..errors import UserError, check_choice, nearest
 
@@ -31,6 +31,11 @@ class Family:
     def config_class(self) -> type[PreTrainedConfig]:
         """The family's configuration."""
         return importlib.import_module(f".{self.name}", __name__).CONFIG_CLASS
+
+    @property
+    def feature_extractor_class(self) -> type[SequenceFeatureExtractor] | None:
+        """What makes features of waveforms for the family's speech recognizer; None for a family that reads text only."""
+        return getattr(importlib.import_module(f".{self.name}", __name__), "FEATURE_EXTRACTOR_CLASS", None)
 
     @property
     def heads(self) -> dict[str, type[PreTrainedModel]]:
@@ -52,6 +57,8 @@ def register_auto_classes() -> None:
             continue
         config_class = family.config_class
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        if family.feature_extractor_class is not None:
+            AutoFeatureExtractor.register(config_class, family.feature_extractor_class, exist_ok=True)
         for model_class in family.heads.values():
             assert model_class._auto_class is not None  # every head names the Auto class that saves its code
             getattr(transformers, model_class._auto_class).register(config_class, model_class, exist_ok=True)

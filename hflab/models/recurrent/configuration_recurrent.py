@@ -34,10 +34,31 @@ AUTO_MAP = {
     "AutoModelForSequenceClassification": "classification_recurrent.RecurrentForSequenceClassification",
     "AutoModelForTokenClassification": "classification_recurrent.RecurrentForTokenClassification",
     "AutoModelForSeq2SeqLM": "seq2seq_recurrent.RecurrentForConditionalGeneration",
+    "AutoModelForCTC": "ctc_recurrent.RecurrentForCTC",
 }
 
-_POSITIVE_INTEGERS = ("vocab_size", "hidden_size", "num_hidden_layers", "embedding_size", "intermediate_size", "num_decoder_layers")
-_PROBABILITIES = ("embedding_dropout", "input_dropout", "recurrent_dropout", "output_dropout", "classifier_dropout")
+_POSITIVE_INTEGERS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "embedding_size",
+    "intermediate_size",
+    "num_decoder_layers",
+    "num_mel_bins",
+    "hop_length",
+    "conv_kernel_size",
+    "mask_time_length",
+    "mask_feature_length",
+)
+_PROBABILITIES = (
+    "embedding_dropout",
+    "input_dropout",
+    "recurrent_dropout",
+    "output_dropout",
+    "classifier_dropout",
+    "mask_time_prob",
+    "mask_feature_prob",
+)
 _POSITIVE_NUMBERS = ("initializer_range", "layer_norm_eps")
 
 
@@ -80,6 +101,16 @@ class RecurrentConfig(PreTrainedConfig):
             encoder's last state is all that the decoder gets; see `attention_recurrent.py` and `seq2seq_recurrent.py`.
         num_decoder_layers: Number of blocks of an encoder-decoder's decoder; None makes it `num_hidden_layers`, which is the encoder's.
         share_embeddings: Whether encoder and decoder share one embedding. With `tie_word_embeddings` too it is the output layer's as well.
+        num_mel_bins: Width of a frame of speech features, which a speech recogniser reads instead of tokens.
+        hop_length: Samples of audio from one such frame to the next; it gives the times of what was recognised.
+        num_conv_layers: Number of convolutions in front of a speech recogniser's blocks, each of which halves the number of frames; 0 to 4, and
+            with 0 the blocks read the features themselves.
+        conv_kernel_size: Frames that each of them sees: its own and those before it.
+        mask_time_prob: Share, in [0, 1), of the frames of features that are hidden in training (SpecAugment), in spans of `mask_time_length`.
+        mask_time_length: Frames of a span.
+        mask_feature_prob: Share, in [0, 1), of the mel bands that are hidden in training, in spans of `mask_feature_length`.
+        mask_feature_length: Bands of a span.
+        ctc_zero_infinity: Whether a row whose transcript has too many characters for its frames adds nothing to the loss, instead of infinity.
         use_cache: Whether a one-directional model hands out its state as `past_key_values` when it is not training.
         pad_token_id: Token that fills up short rows, or None.
         bos_token_id: Token that opens a text, or None.
@@ -117,6 +148,15 @@ class RecurrentConfig(PreTrainedConfig):
     attention_type: str = "multiplicative"
     num_decoder_layers: int | None = None
     share_embeddings: bool = False
+    num_mel_bins: int = 80
+    hop_length: int = 160
+    num_conv_layers: int = 2
+    conv_kernel_size: int = 5
+    mask_time_prob: float | int = 0.0
+    mask_time_length: int = 10
+    mask_feature_prob: float | int = 0.0
+    mask_feature_length: int = 10
+    ctc_zero_infinity: bool = True
     use_cache: bool = True
     pad_token_id: int | None = None
     bos_token_id: int | None = None
@@ -136,6 +176,26 @@ class RecurrentConfig(PreTrainedConfig):
     def layer_types(self) -> list[str]:
         """The kind of cache layer of each block; `cache_recurrent.py` registers it with transformers."""
         return ["recurrent"] * self.num_hidden_layers
+
+    @property
+    def subsampling_factor(self) -> int:
+        """Frames of features for each frame that a speech recogniser's blocks read."""
+        return int(2**self.num_conv_layers)
+
+    @property
+    def lookback_frames(self) -> int:
+        """Frames of features before a frame on which its outputs depend through the convolutions, rounded up to `subsampling_factor`."""
+        reach = (self.conv_kernel_size - 1) * (self.subsampling_factor - 1)
+        return -(-reach // self.subsampling_factor) * self.subsampling_factor
+
+    @property
+    def inputs_to_logits_ratio(self) -> int:
+        """Samples of audio for each frame of a speech recogniser's logits, by which transformers' pipeline tells times."""
+        return self.hop_length * self.subsampling_factor
+
+    def num_output_frames(self, num_frames: Any) -> Any:
+        """Frames that a speech recogniser makes of so many frames of features, a number or a tensor."""
+        return -(-num_frames // self.subsampling_factor)
 
     def encoder_config(self) -> "RecurrentConfig":
         """The config of an encoder-decoder's encoder, alone."""
@@ -182,6 +242,8 @@ class RecurrentConfig(PreTrainedConfig):
         for name in _POSITIVE_NUMBERS:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be above 0; leave it out for its default.")
+        if not 0 <= self.num_conv_layers <= 4:
+            raise ValueError(f"num_conv_layers is {self.num_conv_layers}, but must be from 0 to 4; each convolution halves the frames of speech.")
         if self.intermediate_size is not None and self.block_style == "stacked":
             raise ValueError(
                 f"intermediate_size is {self.intermediate_size}, but stacked blocks have no feed-forward; leave it out or set block_style='residual'."

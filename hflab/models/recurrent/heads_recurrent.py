@@ -4,6 +4,7 @@ A head is a class, a line here and a line in AUTO_MAP of `configuration_recurren
 """
 
 from .classification_recurrent import RecurrentForSequenceClassification, RecurrentForTokenClassification
+from .ctc_recurrent import RecurrentForCTC
 from .modeling_recurrent import RecurrentForCausalLM, RecurrentModel, RecurrentPreTrainedModel
 from .seq2seq_recurrent import RecurrentForConditionalGeneration
 
@@ -13,4 +14,5 @@ HEADS: dict[str, type[RecurrentPreTrainedModel]] = {
     "ForSequenceClassification": RecurrentForSequenceClassification,
     "ForTokenClassification": RecurrentForTokenClassification,
     "ForConditionalGeneration": RecurrentForConditionalGeneration,
+    "ForCTC": RecurrentForCTC,
 }

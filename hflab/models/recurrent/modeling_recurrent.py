@@ -64,8 +64,8 @@ class RecurrentPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """All initialisation: of linear layers, of the embedding, of the recurrent weights; norms and biases as transformers does."""
         super()._init_weights(module)
-        if isinstance(module, nn.Linear):
-            bound = module.in_features**-0.5
+        if isinstance(module, (nn.Linear, nn.Conv1d)):
+            bound = module.weight[0].numel() ** -0.5  # of what one output is summed over
             initialization.uniform_(module.weight, -bound, bound)
         elif isinstance(module, nn.Embedding):
             initialization.normal_(module.weight, std=self._embedding_std(module))
@@ -94,17 +94,53 @@ class RecurrentPreTrainedModel(PreTrainedModel):
             initialization.copy_(cell.input_projection.bias, bias)
 
 
-class RecurrentModel(RecurrentPreTrainedModel):
+class RecurrentStack(RecurrentPreTrainedModel):
+    """What reads embeddings, whatever they are of: blocks, the norm after them, and the state that goes from call to call."""
+
+    def _add_blocks(self) -> None:
+        """Called once by the constructor, after what makes the embeddings."""
+        config = self.config
+        residual = config.block_style == "residual"
+        E, H = cast(int, config.embedding_size), config.hidden_size
+        self.embedding_projection = nn.Linear(E, H) if residual and E != H else nn.Identity()
+        self.layers = nn.ModuleList(BLOCKS[config.block_style](config, layer_idx) for layer_idx in range(config.num_hidden_layers))
+        self.norm = nn.LayerNorm(H, eps=config.layer_norm_eps) if residual else nn.Identity()
+
+    def _read(self, embeds: Tensor, *, mask: Tensor | None, resets: Tensor | None, cache: Cache | None) -> BaseModelOutputWithPast:
+        """Run the blocks over `embeds` (B, T, E), from and into `cache` if there is one; `mask` and `resets` (B, T) as in `run_sequence`."""
+        hidden_states = self.embedding_projection(embeds)
+        if cache is None:
+            for block in self.layers:
+                hidden_states = block(hidden_states, mask=mask, resets=resets)[0]
+        else:
+            for block, layer in zip(self.layers, recurrent_layers(cache, self.config.num_hidden_layers, len(embeds)), strict=True):
+                past = layer.state or (None, None)
+                hidden_states, *state = block(hidden_states, *past, mask=mask, resets=resets, keep_state=True)
+                layer.store_state(RecurrentState(*state), num_tokens=embeds.shape[1])
+        hidden_states = locked_dropout(self.norm(hidden_states), self.config.output_dropout, training=self.training)
+        return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=cache)
+
+    def _cache_to_fill(self, cache: Cache | None, use_cache: bool | None) -> Cache | None:
+        """The cache that this call reads and updates, or None; see `RecurrentModel.forward`."""
+        if self.config.bidirectional:
+            if cache is not None or use_cache:
+                raise ValueError(
+                    "past_key_values or use_cache=True was given to a bidirectional model, which needs whole rows and has no state to carry; "
+                    "leave them out, or build the model with bidirectional=False."
+                )
+            return None
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training
+        return DynamicCache(config=self.config) if cache is None and use_cache else cache
+
+
+class RecurrentModel(RecurrentStack):
     """Embedding and blocks, without a head."""
 
     def __init__(self, config: RecurrentConfig) -> None:
         super().__init__(config)
-        residual = config.block_style == "residual"
-        E, H = cast(int, config.embedding_size), config.hidden_size
-        self.embed_tokens = nn.Embedding(config.vocab_size, E)
-        self.embedding_projection = nn.Linear(E, H) if residual and E != H else nn.Identity()
-        self.layers = nn.ModuleList(BLOCKS[config.block_style](config, layer_idx) for layer_idx in range(config.num_hidden_layers))
-        self.norm = nn.LayerNorm(H, eps=config.layer_norm_eps) if residual else nn.Identity()
+        self.embed_tokens = nn.Embedding(config.vocab_size, cast(int, config.embedding_size))
+        self._add_blocks()
         self.post_init()
 
     @capture_outputs
@@ -142,17 +178,7 @@ class RecurrentModel(RecurrentPreTrainedModel):
         embeds = self._embed(input_ids, inputs_embeds)
         cache = self._cache_to_fill(past_key_values, use_cache)
         mask, resets = columns_of_call(attention_mask, embeds), self._resets_of_call(state_resets, embeds)
-        hidden_states = self.embedding_projection(embeds)
-        if cache is None:
-            for block in self.layers:
-                hidden_states = block(hidden_states, mask=mask, resets=resets)[0]
-        else:
-            for block, layer in zip(self.layers, recurrent_layers(cache, self.config.num_hidden_layers, len(embeds)), strict=True):
-                past = layer.state or (None, None)
-                hidden_states, *state = block(hidden_states, *past, mask=mask, resets=resets, keep_state=True)
-                layer.store_state(RecurrentState(*state), num_tokens=embeds.shape[1])
-        hidden_states = locked_dropout(self.norm(hidden_states), self.config.output_dropout, training=self.training)
-        return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=cache)
+        return self._read(embeds, mask=mask, resets=resets, cache=cache)
 
     def _embed(self, input_ids: LongTensor | None, inputs_embeds: Tensor | None) -> Tensor:
         """Embeddings (B, T, E): those given, or of tokens (B, T), in training with whole token types dropped (Merity, section 4.3)."""
@@ -165,19 +191,6 @@ class RecurrentModel(RecurrentPreTrainedModel):
             return embeds
         kept_types = F.dropout(embeds.new_ones(self.embed_tokens.num_embeddings, 1), self.config.embedding_dropout)
         return embeds * F.embedding(input_ids, kept_types)
-
-    def _cache_to_fill(self, cache: Cache | None, use_cache: bool | None) -> Cache | None:
-        """The cache that this call reads and updates, or None; see `forward`."""
-        if self.config.bidirectional:
-            if cache is not None or use_cache:
-                raise ValueError(
-                    "past_key_values or use_cache=True was given to a bidirectional model, which needs whole rows and has no state to carry; "
-                    "leave them out, or build the model with bidirectional=False."
-                )
-            return None
-        if use_cache is None:
-            use_cache = self.config.use_cache and not self.training
-        return DynamicCache(config=self.config) if cache is None and use_cache else cache
 
     def _resets_of_call(self, state_resets: Tensor | None, embeds: Tensor) -> Tensor | None:
         """The resets (B, T) of this call, or None if there are none."""
