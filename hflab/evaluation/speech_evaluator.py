@@ -1,0 +1,160 @@
+"""Figures of a CTC model on held-out clips: each is recognised once, on any number of processes, and scored.
+
+    results = evaluate_speech(model, tokenizer, clips, extractor, SpeechDecoding(batch_size=16))
+    figures = {"loss": LabelLoss.compute(results), "word_error_rate": WordErrorRate.compute(results.outputs)}
+
+Works for every CTC model of transformers. Rows are cut to their true frames before they are decoded, so that no figure depends on the batch. Knows
+nothing about recipes or training. Shapes: `B` clips, `T'` frames of logits, `L` labels, `V` vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, SequenceFeatureExtractor
+
+from ..data.example_encoding import IGNORED_LABEL
+from ..data.speech_batches import EncodedClips, SpeechBatches, SpeechBatching
+from ..speech.ctc_decoding import CtcAlphabet, greedy_decode
+from .metrics import Metric
+from .model_properties import evaluation_mode, innermost
+from .sharing import gather_rows, share_of_process
+from .speech_metrics import SpeechOutputs
+
+
+@dataclass(frozen=True)
+class SpeechResults:
+    """What a model heard in clips, in their order, and the negative log-likelihood of their transcripts, summed."""
+
+    outputs: SpeechOutputs
+    nats: float
+    num_labels: int
+    seconds: float
+    """Of audio."""
+
+
+class LabelLoss(Metric[SpeechResults]):
+    """Negative log-likelihood of the transcripts, over all their alignments with the frames, per token of them."""
+
+    name = "loss"
+    unit = "nats per label"
+    direction = "lower"
+
+    @staticmethod
+    def compute(totals: SpeechResults) -> float:
+        """Return nats per label; infinite where a transcript has more characters than its clip has frames."""
+        return totals.nats / max(totals.num_labels, 1)
+
+
+@dataclass(frozen=True)
+class FramesOfRows:
+    """Scores of the tokens at each frame."""
+
+    logits: Tensor
+    """(B, T', V)."""
+    lengths: Tensor
+    """True frames of each row, (B,) int64."""
+
+
+def run_on_features(model: nn.Module, inputs: dict[str, Tensor], num_samples: Tensor | None = None) -> FramesOfRows:
+    """Run a CTC model, and tell true frames from padding.
+
+    Args:
+        model: any CTC model of transformers, in whatever wrapper.
+        inputs: what its feature extractor made, on the model's device.
+        num_samples: (B,) samples of each row, for models whose extractor hands out no attention mask; default: all of the row.
+    """
+    bare: Any = innermost(model)
+    logits = model(**inputs).logits
+    read = inputs[bare.main_input_name]
+    if "attention_mask" in inputs:
+        lengths = inputs["attention_mask"].sum(dim=1)
+    else:
+        lengths = torch.full((len(read),), read.shape[1], device=read.device) if num_samples is None else num_samples.to(read.device)
+    return FramesOfRows(logits, bare._get_feat_extract_output_lengths(lengths).long().clamp(max=logits.shape[1]))
+
+
+def label_nats(frames: FramesOfRows, labels: Tensor, blank: int, *, zero_infinity: bool = False) -> Tensor:
+    """Negative log-likelihood of each row's labels (B, L), -100 at padding, over all alignments; (B,) float32.
+
+    Graves et al. 2006, "Connectionist Temporal Classification", section 4. `zero_infinity`: a row without any alignment, because it has more labels
+    than frames, counts nothing and has no gradient.
+    """
+    real = labels != IGNORED_LABEL
+    log_probabilities = frames.logits.float().log_softmax(dim=-1).transpose(0, 1)
+    return F.ctc_loss(log_probabilities, labels[real], frames.lengths, real.sum(dim=1), blank=blank, reduction="none", zero_infinity=zero_infinity)
+
+
+@dataclass(frozen=True)
+class SpeechDecoding:
+    """How clips are read: `batch_size` at a time over all processes, and the normaliser that transcripts are scored under."""
+
+    batch_size: int
+    normalizer: str
+
+
+def evaluate_speech(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    clips: EncodedClips,
+    extractor: SequenceFeatureExtractor,
+    decoding: SpeechDecoding,
+    *,
+    accelerator: Accelerator | None = None,
+) -> SpeechResults:
+    """Recognise and score all chosen clips, greedily.
+
+    Args:
+        model: on the device it is to run on; its mode and the random number generators stay as they are.
+        tokenizer: its tokenizer, whose pad token is the blank.
+        clips: the clips.
+        extractor: its feature extractor.
+        decoding: how.
+        accelerator: shares the clips out over its processes, all of which must call, and all of which get the results of all.
+    """
+    device = next(model.parameters()).device
+    alphabet = CtcAlphabet.of_tokenizer(tokenizer)
+    batches = SpeechBatches(clips, extractor, SpeechBatching(decoding.batch_size, shuffle=False))
+    share, counts = share_of_process(decoding.batch_size, accelerator)
+    found: dict[int, tuple[str, float]] = {}
+    with evaluation_mode(model):
+        for step in range(batches.steps_per_epoch):
+            batch = batches.batch(step, share).to(device)
+            frames = run_on_features(model, batch.inputs, torch.from_numpy(batch.num_samples))
+            nats = label_nats(frames, batch.labels, alphabet.blank).tolist()
+            heard = greedy_decode(frames.logits.float().log_softmax(dim=-1), frames.lengths, alphabet)
+            found |= {int(row): (heard[place].text, nats[place]) for place, row in enumerate(batch.rows) if counts and row >= 0}
+    results = gather_rows(found, accelerator)
+    return SpeechResults(
+        outputs=_outputs(clips, [text for text, _ in results], decoding.normalizer),
+        nats=float(np.sum([nats for _, nats in results])),
+        num_labels=sum(len(clips.labels[row]) for row in clips.chosen),
+        seconds=float(clips.rows.waveforms.lengths[clips.chosen].sum()) / clips.rows.waveforms.sampling_rate,
+    )
+
+
+def recognise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, inputs: dict[str, Tensor]) -> list[str]:
+    """What a model hears in rows of features, greedily."""
+    with evaluation_mode(model):
+        frames = run_on_features(model, inputs)
+    heard = greedy_decode(frames.logits.float().log_softmax(dim=-1), frames.lengths, CtcAlphabet.of_tokenizer(tokenizer))
+    return [transcript.text for transcript in heard]
+
+
+def _outputs(clips: EncodedClips, texts: list[str], normalizer: str) -> SpeechOutputs:
+    """The texts beside what was said, by whom and how; `clips.chosen` is ascending."""
+    rows, chosen = clips.rows, [int(row) for row in clips.chosen]
+    speakers, conditions = ([values[row] for row in chosen] for values in (rows.speakers, rows.conditions))
+    lengths = rows.waveforms.lengths / rows.waveforms.sampling_rate
+    return SpeechOutputs(
+        predictions=texts,
+        references=[rows.texts[row] for row in chosen],
+        normalizer=normalizer,
+        speakers=[speaker or "unknown" for speaker in speakers] if any(speakers) else None,
+        conditions=[condition or "unknown" for condition in conditions] if any(conditions) else None,
+        seconds=[float(lengths[row]) for row in chosen],
+    )
