@@ -6,7 +6,7 @@ figures = opened.evaluate().figures
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -14,19 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoFeatureExtractor, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, SequenceFeatureExtractor
 from transformers.utils.hub import cached_file
 
 from .data.examples import COLUMNS, EXAMPLE_SOURCES
 from .data.sources import SOURCES
+from .data.speech_sources import SPEECH_SOURCES
 from .errors import FOLDER_INSTEAD, UserError, cannot_be_loaded, check_choice
 from .evaluation.report import Evaluated
 from .models import register_auto_classes
 from .recipe import Recipe, load_recipe, parse_recipe
 from .run_folder import RunFolder
-from .training.task import Task
+from .training.task import Task, TrainedProcessor
 from .training.tasks import TASKS
 
+_SOURCES: dict[str, Iterable[str]] = {"examples": EXAMPLE_SOURCES, "speech": SPEECH_SOURCES, "text": SOURCES}
 COLUMN_KEYS = ("source_column", "target_column", "text_column", "tokens_column", "label_column")
 KEPT_DATA_KEYS = (*COLUMN_KEYS, "max_source_tokens", "max_target_tokens", "sequence_length", "mask_probability")
 
@@ -68,11 +70,12 @@ def open_model(
         raise UserError("A report lists the worst and best rows, and the text of causal_lm has no rows; leave --report out.")
     task = TASKS[recipe.task](recipe)
     loaded, tokenizer = load_headed_model(folder, task.auto_class(), trust_remote_code=trust_remote_code)
+    extractor = load_feature_extractor(folder, trust_remote_code=trust_remote_code) if task.hears else None
     accelerator = Accelerator(cpu=recipe.training.device == "cpu")
     names: Any = loaded.config.id2label
     classes = [names[number] for number in sorted(names)] if task.classifies else None
     with accelerator.main_process_first():
-        task.prepare(tokenizer, classes)
+        task.prepare(TrainedProcessor(tokenizer, classes, extractor))
     splits = task.prepared.splits
     # with no fraction held out, all of given data is one split, named train
     wanted = "train" if data is not None and (recipe.task == "causal_lm" or split not in splits) else split
@@ -134,6 +137,15 @@ def load_headed_model(folder: str, auto_class: Any, *, trust_remote_code: bool) 
     return model, tokenizer
 
 
+def load_feature_extractor(folder: str, *, trust_remote_code: bool) -> SequenceFeatureExtractor:
+    """What the model makes of waveforms. Raises `UserError` if the folder has none."""
+    try:
+        extractor: SequenceFeatureExtractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise cannot_be_loaded("The feature extractor of the model", folder, error, FOLDER_INSTEAD) from None
+    return extractor
+
+
 def _evaluation_recipe(folder: str, data: str | None, overrides: dict[str, Any]) -> Recipe:
     """The recipe beside the model, its data section replaced when `data` is given."""
     for key in overrides:
@@ -149,10 +161,10 @@ def _evaluation_recipe(folder: str, data: str | None, overrides: dict[str, Any])
         return load_recipe(known, overrides)
     trained = load_recipe(known) if known is not None else None
     task = trained.task if trained is not None else "causal_lm"
-    sources = list(EXAMPLE_SOURCES if task in COLUMNS else SOURCES)
+    own = "examples" if task in COLUMNS else "speech" if task == "speech_recognition" else "text"  # the source of files of the user
+    sources = list(_SOURCES[own])
     if data not in sources and not os.path.exists(data):
         raise UserError(f"There is neither a file nor a source {data!r}; give a path or one of: {', '.join(sources)}.")
-    own = "examples" if task in COLUMNS else "text"
     section: dict[str, Any] = {"source": data} if data in sources else {"source": own, "path": data}
     values: dict[str, Any] = {"task": task, "model": {"pretrained": folder}, "training": {"num_steps": 1}}
     values["data"] = section | {"validation_fraction": 0.0, "test_fraction": 0.0}

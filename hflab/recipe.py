@@ -45,6 +45,19 @@ class DataSection:
     target_column: str = option("target", "column of the texts to write (seq2seq; sources examples and hub)")
     tokens_column: str = option("tokens", "column of the lists of words (token_classification; sources examples and hub)")
     label_column: str | None = option(None, "column of the class, or of a class per word; default: label, or labels (sources examples and hub)")
+    audio_column: str = option("audio", "column of the sound files (speech_recognition; sources speech and hub)")
+    speaker_column: str | None = option(None, "column of the speakers, none of whom is then in two splits (sources speech and hub)")
+    condition_column: str | None = option(None, "column of a condition, such as the room, that figures are given for (sources speech and hub)")
+    sentences: str = option("digits", "what is said: digits, commands, or a text file with a sentence on each line (source: synthetic_speech)")
+    num_clips: int = option(2400, "clips to train on (source: synthetic_speech)", low=8)
+    synthesis_seed: int = option(1, "seed of voices, sentences and noise (source: synthetic_speech)", 0, 2**32 - 1)
+    min_clip_seconds: float = option(0.1, "shorter clips are left out of training (speech_recognition)", low=0)
+    max_clip_seconds: float = option(30.0, "longer clips are left out of training (speech_recognition)", low=0.1)
+    speed_percents: list[int] = option([100], "training clips are heard at one of these speeds, drawn anew each time (speech_recognition)")
+    noise_probability: float = option(0.0, "share of training clips that get noise of 5 to 30 dB, drawn anew each time (speech_recognition)", 0, 1)
+    join_probability: float = option(
+        0.0, "chance that another training clip, and then another, follows after a pause: for models that are to hear long recordings", 0, 1
+    )
     stress: bool = option(False, "phonemes with their stress digit, 69 of them instead of 39 (source: cmudict)")
     examples_per_class: int | None = option(None, "train on so many examples of each class (text_classification)", low=1)
     label_fraction: float | None = option(None, "train on this share of the examples of each class (text_classification)", 0, 1)
@@ -75,6 +88,7 @@ class ProcessorSection:
     tokenizer: str = option("character", "character, byte_bpe, word or symbols (trained on the training split), or a Hub id or folder")
     vocab_size: int | None = option(None, "most tokens a trained vocabulary may have; default: all characters, 8,000 otherwise", low=8)
     min_frequency: int = option(1, "a trained vocabulary leaves out what occurs less often", low=1)
+    normalizer: str = option("basic", "what becomes of transcripts before they are learnt and scored: none, basic, english or characters")
 
 
 @dataclass(kw_only=True)

@@ -30,6 +30,8 @@ def summarise_run(run: RunFolder) -> str:
     ]
     if recipe.task in ("causal_lm", "seq2seq"):
         parts.append(f"Use it here:\n    hflab generate {shlex.quote(run.model.as_posix())} --prompt {shlex.quote(facts['prompt'])}")
+    if recipe.task == "speech_recognition":
+        parts.append(f"Use it here:\n    hflab transcribe {shlex.quote(run.model.as_posix())} RECORDING.wav --format srt")
     parts.append(f"Publish it:\n    hflab publish {shlex.quote(run.path.as_posix())} {recipe.publish.repo_id or 'USER/NAME'}")
     if "error" in usage:
         parts.append(f"Warning: this Python was tried and failed: {usage['error']}")

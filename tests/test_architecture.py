@@ -20,7 +20,9 @@ ANYTHING = {
     "models",
     "recipe",
     "run_folder",
+    "speech",
     "summaries",
+    "transcription",
 }
 ANYTHING |= {"measuring", "publication", "training"}
 # part of hflab -> the parts it may import; the way of a run goes in one direction
@@ -33,14 +35,16 @@ ALLOWED = {
     "errors": set(),
     "recipe": {"errors"},
     "run_folder": {"errors", "recipe"},
-    "data": {"data", "errors", "recipe"},
+    "speech": {"speech", "errors"},  # sound and transcripts, nothing about models
+    "data": {"data", "speech", "errors", "recipe"},
     "models": {"models", "errors"},
-    "evaluation": {"evaluation", "data", "errors", "recipe"},  # which figures a model is measured by follows from its recipe
+    "evaluation": {"evaluation", "data", "speech", "errors", "recipe"},  # which figures a model is measured by follows from its recipe
     "generation": {"generation", "evaluation", "data", "errors"},
+    "transcription": {"transcription", "evaluation", "data", "speech", "errors"},
     "measuring": {"training", "models", "evaluation", "data", "recipe", "run_folder", "errors"},
     "publication": {"measuring", "hub", "recipe", "run_folder", "errors"},
     "inspection": {"inspection", "evaluation", "data", "models", "errors"},
-    "training": {"training", "data", "models", "evaluation", "generation", "errors", "recipe", "run_folder"},
+    "training": {"training", "data", "models", "evaluation", "generation", "speech", "errors", "recipe", "run_folder"},
     "hub": {"hub", "evaluation", "recipe", "run_folder", "errors"},
 }
 MODEL_PACKAGES = {"torch", "transformers", "huggingface_hub"}

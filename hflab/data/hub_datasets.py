@@ -44,16 +44,28 @@ class HubRows:
     splits: dict[str, Any]
 
 
-def load_hub_rows(data: DataSection) -> HubRows:
+def load_hub_rows(data: DataSection, *, audio_column: str | None = None) -> HubRows:
     """Open the data set that `data` names, with fields of nested columns as columns of their own (`translation.en`).
+
+    Args:
+        data: names it.
+        audio_column: a column of audio, which is handed out as {"bytes", "path"} and not decoded; columns stay nested then.
 
     Raises:
         UserError: no data set is named, it cannot be had, or has no training split.
     """
     _check_named(data)
     loaded = _load(data)
-    splits = {role: loaded[name].flatten() for role, name in _roles(data, loaded).items()}
+    splits = {role: _undecoded(loaded[name], audio_column) if audio_column else loaded[name].flatten() for role, name in _roles(data, loaded).items()}
     return HubRows(splits=splits, **_describe(data, loaded))
+
+
+def _undecoded(dataset: Any, audio_column: str) -> Any:
+    """The data set with its audio as the content of files: decoding by `datasets` needs a package that does not come as a wheel for every torch."""
+    from datasets import Audio
+
+    is_audio = isinstance(dataset.features.get(audio_column), Audio)
+    return dataset.cast_column(audio_column, Audio(decode=False)) if is_audio else dataset
 
 
 def load_hub_texts(data: DataSection) -> HubTexts:

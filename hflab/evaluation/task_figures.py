@@ -15,6 +15,8 @@ from .masked_metrics import MASKED_METRICS
 from .metrics import METRICS, Metric
 from .sequence_evaluator import TargetLoss
 from .sequence_metrics import SEQUENCE_METRICS
+from .speech_evaluator import LabelLoss
+from .speech_metrics import SPEECH_METRICS
 
 SYMBOL_FIGURES = ("sequence_error_rate", "exact_match", "symbol_error_rate")
 TEXT_FIGURES = ("bleu", "chrf", "exact_match", "character_error_rate")
@@ -72,5 +74,8 @@ _TASK_FIGURES: dict[str, TaskFigures] = {
     "text": _sequences(TEXT_FIGURES, "chrf"),
     "text_classification": TaskFigures(_CLASSES, "accuracy", watched="loss", trained_on="texts", counted="num_rows"),
     "token_classification": TaskFigures(_CLASSES, "f1", watched="loss", trained_on="labelled words", counted="num_labels"),
+    "speech_recognition": TaskFigures(
+        {"loss": LabelLoss, **SPEECH_METRICS}, "word_error_rate", watched="word_error_rate", trained_on="characters", counted="num_words"
+    ),
     "masked_lm": TaskFigures(dict(MASKED_METRICS), "masked_lm_loss", watched="loss", trained_on="masked tokens", counted="num_tokens"),
 }

@@ -43,6 +43,8 @@ NOT_SETTINGS = ("publish.", "tracking.", "description")  # keys of a recipe that
 # counts of a split, and facts about the data, in the order in which a card tells those that are known
 SPLIT_COUNTS = {
     "rows": "rows",
+    "seconds": "seconds",
+    "speakers": "speakers",
     "characters": "characters",
     "bytes": "bytes",
     "tokens": "tokens",
@@ -161,8 +163,15 @@ def _usage(facts: dict[str, Any], recipe: Recipe, shown_as: str) -> dict[str, st
         "code": fence(portable_code(usage["code"], f"{facts['name']}/model", shown_as), "python"),
         "output": fence(usage["output"], "text"),
         "leads_on": WORDING[recipe.task].use,
-        "command": fence(f"hflab generate {shlex.quote(shown_as)} --prompt {shlex.quote(facts['prompt'])}", "bash"),
+        "command": fence(_command_of_use(recipe, shown_as, facts["prompt"]), "bash"),
     }
+
+
+def _command_of_use(recipe: Recipe, shown_as: str, prompt: str) -> str:
+    """The command of hflab that does what the usage example does."""
+    if recipe.task == "speech_recognition":
+        return f"hflab transcribe {shlex.quote(shown_as)} {shlex.quote(prompt)} --format srt"
+    return f"hflab generate {shlex.quote(shown_as)} --prompt {shlex.quote(prompt)}"
 
 
 def _figures(facts: dict[str, Any], recipe: Recipe, evaluation: Evaluation | None, shown_as: str) -> dict[str, Any] | None:

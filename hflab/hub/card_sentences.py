@@ -101,6 +101,7 @@ def figures_method(recipe: Recipe) -> str:
     return WORDING[recipe.task].method.format(
         lanes=recipe.evaluation.batch_size,
         decoding="greedily" if beams == 1 else f"with {beams} beams",
+        normalizer=recipe.processor.normalizer,
         detail="A symbol is what white space separates." if symbols else "BLEU and chrF are those of the whole split, by sacrebleu.",
     )
 

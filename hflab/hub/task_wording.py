@@ -30,7 +30,7 @@ class TaskWording:
     limitation: str
     """What it does beyond what it was trained for, with {data} and {classes} to fill in."""
     method: str
-    """How its figures come about, with {decoding} to fill in."""
+    """How its figures come about, with {decoding} and the like to fill in."""
     unknown: str
     """What becomes of a {unit} that the tokenizer does not know."""
     use: str
@@ -89,6 +89,19 @@ WORDING: dict[str, TaskWording] = {
         method="Every labelled word is counted once, and judged by its first token; the rows of accuracy and loss are words. " + _CLASS_MEANS,
         unknown=_READ_AS_UNKNOWN,
         use="",
+    ),
+    "speech_recognition": TaskWording(
+        pipeline_tag="automatic-speech-recognition",
+        title="Automatic Speech Recognition",
+        tag="speech-recognition",
+        kind="speech recognizer",
+        text="data",
+        limitation="It writes down speech like that of its training data ({data}); for other voices, words, rooms and noises the figures do not "
+        "hold. It writes something for every sound, also where nobody speaks.",
+        method="Every clip is recognised once, greedily, without a language model; errors are counted over the whole split, after transcripts and "
+        "answers have gone through the normalizer `{normalizer}`. This measures them again:",
+        unknown="no other {unit} is ever written",
+        use=", and this writes down a recording, with times:",
     ),
     "masked_lm": TaskWording(
         pipeline_tag="fill-mask",

@@ -1,12 +1,11 @@
 """What the tasks on labelled examples share: rows, their batches, previews and checks. Each task stands in a file of its own."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ..data.example_batches import ExampleBatches
 from ..data.example_encoding import EncodedExamples, EncodingLimits, PreparedExamples, prepare_examples
@@ -17,7 +16,7 @@ from ..evaluation.sharing import evenly_drawn
 from ..models import FAMILIES, build_model
 from ..recipe import Recipe
 from .starting_model import given_tokenizer, starting_model
-from .task import Task
+from .task import Task, TrainedProcessor
 
 
 class ExampleTask(Task):
@@ -37,11 +36,12 @@ class ExampleTask(Task):
                 model = build_model(recipe.model.family, cls.head, recipe.model.config)
             check_positions(model, recipe)
 
-    def prepare(self, tokenizer: PreTrainedTokenizerBase | None = None, label_names: Sequence[str] | None = None) -> None:
+    def prepare(self, trained: TrainedProcessor | None = None) -> None:
         """Read, split and tokenise the examples."""
         data = self.recipe.data
         limits = EncodingLimits(data.max_source_tokens, data.max_target_tokens)
-        tokenizer = tokenizer or given_tokenizer(self.recipe)
+        tokenizer = trained.tokenizer if trained else given_tokenizer(self.recipe)
+        label_names = trained.label_names if trained else None
         self.prepared = prepare_examples(data, self.recipe.processor, self.name, limits, tokenizer, label_names)
 
     def build_model(self) -> PreTrainedModel:

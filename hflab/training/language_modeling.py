@@ -1,12 +1,11 @@
 """Causal language modelling: predict the next token of running text. What a `Task` is stands in `task.py`."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ..data.batches import LanguageModelBatch, LanguageModelLanes, PreparedText, ShuffledWindows, prepare_text
 from ..data.sources import SOURCES
@@ -20,7 +19,7 @@ from ..models.recurrent.cache_recurrent import cache_from_states, detach_cache, 
 from ..models.recurrent.cells_recurrent import RecurrentState
 from ..recipe import Recipe
 from .starting_model import given_tokenizer, starting_model
-from .task import Task
+from .task import Task, TrainedProcessor
 
 PREVIEW_SEED = 0
 PIPELINE_TOKENS = 256  # that transformers' text-generation pipeline adds where a model says nothing of it
@@ -44,9 +43,10 @@ class CausalLanguageModeling(Task):
         """The source must exist."""
         check_choice("data.source", recipe.data.source, SOURCES)
 
-    def prepare(self, tokenizer: PreTrainedTokenizerBase | None = None, label_names: Sequence[str] | None = None) -> None:
+    def prepare(self, trained: TrainedProcessor | None = None) -> None:
         """Tokenise the text, once; later runs read the same token store."""
-        self.prepared = prepare_text(self.recipe.data, self.recipe.processor, tokenizer=tokenizer or given_tokenizer(self.recipe))
+        tokenizer = trained.tokenizer if trained else given_tokenizer(self.recipe)
+        self.prepared = prepare_text(self.recipe.data, self.recipe.processor, tokenizer=tokenizer)
 
     def build_model(self) -> PreTrainedModel:
         """The family's model with the tokenizer's vocabulary, or the pretrained one."""

@@ -355,7 +355,7 @@ def _finish(session: Session, stopped_by: str) -> None:
     sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
     weights = accelerator.get_state_dict(session.model) if sharded else None
     if accelerator.is_main_process:
-        save_model_folder(run, session.recipe, model, task.tokenizer, weights)
+        save_model_folder(run, session.recipe, model, task.save_processor, weights)
         facts = {"model": model_facts(model, task.tokenizer, run.model), "training": _training_facts(session, stopped_by)}
         run.update_facts(status="finished", prompt=task.prompt, evaluation={"split": split, **figures}, **facts)
     accelerator.wait_for_everyone()

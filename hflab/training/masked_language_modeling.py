@@ -1,12 +1,11 @@
 """Masked language modelling with next-sentence prediction (Devlin et al., 2019). What a `Task` is stands in `task.py`."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ..data.masked_batches import MaskedBatch, MaskedBatches, MaskingTokens
 from ..data.sentences import PreparedSentences, prepare_sentences
@@ -18,7 +17,7 @@ from ..evaluation.model_properties import max_positions
 from ..evaluation.report import Evaluated, EvaluatedRow
 from ..recipe import Recipe
 from .starting_model import given_tokenizer, starting_model
-from .task import IGNORED, Task, mean_over_step
+from .task import IGNORED, Task, TrainedProcessor, mean_over_step
 
 EVALUATION_SEED = 0  # of masks and pairs of held-out text: every evaluation reads the same
 
@@ -37,9 +36,9 @@ class MaskedLanguageModeling(Task):
         if isinstance(segments, int) and segments < 2:
             raise UserError(f"model.type_vocab_size is {segments}, but pairs have two segments; leave it out, or set it to 2.")
 
-    def prepare(self, tokenizer: PreTrainedTokenizerBase | None = None, label_names: Sequence[str] | None = None) -> None:
+    def prepare(self, trained: TrainedProcessor | None = None) -> None:
         """Cut the text into sentences and tokenise them; every split must have pairs."""
-        data, tokenizer = self.recipe.data, tokenizer or given_tokenizer(self.recipe)
+        data, tokenizer = self.recipe.data, trained.tokenizer if trained else given_tokenizer(self.recipe)
         self.prepared = prepare_sentences(data, self.recipe.processor, tokenizer)
         for split in self.prepared.splits:
             self._batches_of(split, batch_size=1, seed=EVALUATION_SEED)

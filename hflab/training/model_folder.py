@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,16 @@ from .checkpoints import raise_if_disk_full
 
 
 def save_model_folder(
-    run: RunFolder, recipe: Recipe, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, weights: dict[str, Tensor] | None
+    run: RunFolder, recipe: Recipe, model: PreTrainedModel, save_processor: Callable[[Path], None], weights: dict[str, Tensor] | None
 ) -> None:
-    """Write `run.model` in one piece: a kill in the middle leaves the folder of before, or none. `weights` stand in for a sharded model's.
+    """Write `run.model` in one piece: a kill in the middle leaves the folder of before, or none.
+
+    Args:
+        run: whose folder it is.
+        recipe: is saved too, as it may be published.
+        model: the model.
+        save_processor: writes what the model reads with into a folder.
+        weights: stand in for those of a sharded model.
 
     Raises:
         UserError: the disk is full.
@@ -29,7 +37,7 @@ def save_model_folder(
             model.save_pretrained(partial, state_dict=weights)
         else:
             save_adapted_model(model, recipe.model.lora, partial, weights)
-        tokenizer.save_pretrained(partial)
+        save_processor(partial)
         recipe.public().save(partial / "recipe.yaml")
     except Exception as error:  # safetensors and tokenizers raise types of their own for a full disk
         shutil.rmtree(partial, ignore_errors=True)

@@ -2,13 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import transformers
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, SequenceFeatureExtractor
 
 from ..evaluation.report import Evaluated
 from ..evaluation.task_figures import TaskFigures, task_figures
@@ -51,11 +53,23 @@ class Prepared(Protocol):
         """What the data are, as JSON, with their `fingerprint`."""
 
 
+@dataclass(frozen=True)
+class TrainedProcessor:
+    """What a trained model reads with."""
+
+    tokenizer: PreTrainedTokenizerBase
+    label_names: Sequence[str] | None = None
+    """The classes of a classifier, in the order of their numbers."""
+    feature_extractor: SequenceFeatureExtractor | None = None
+    """What a model that hears makes of waveforms."""
+
+
 class Task(ABC):
     """One kind of training. `prepare` comes first; it fills `prepared`, which the other methods read."""
 
     head: ClassVar[str]  # class of the family's HEADS
     classifies: ClassVar[bool] = False  # whether the model has names of classes
+    hears: ClassVar[bool] = False  # whether the model reads sound, through a feature extractor
     prepared: Any  # a `Prepared`, of the task's own class
 
     def __init__(self, recipe: Recipe) -> None:
@@ -87,8 +101,12 @@ class Task(ABC):
         """An input that shows what the model does."""
 
     @abstractmethod
-    def prepare(self, tokenizer: PreTrainedTokenizerBase | None = None, label_names: Sequence[str] | None = None) -> None:
-        """Load the data and the processor; a trained model is evaluated with its own `tokenizer` and, if it classifies, its own classes."""
+    def prepare(self, trained: TrainedProcessor | None = None) -> None:
+        """Load the data and make the processor; a model that is `trained` already is evaluated with its own."""
+
+    def save_processor(self, folder: Path) -> None:
+        """Write what the model reads with into its folder."""
+        self.tokenizer.save_pretrained(folder)
 
     @abstractmethod
     def build_model(self) -> PreTrainedModel:

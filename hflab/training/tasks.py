@@ -11,6 +11,7 @@ from .language_modeling import CausalLanguageModeling
 from .masked_language_modeling import MaskedLanguageModeling
 from .optimization import optimizer_class
 from .sequence_to_sequence import SequenceToSequence
+from .speech_recognition import SpeechRecognition
 from .task import Task
 
 __all__ = ["TASKS", "CausalLanguageModeling", "Task", "check_recipe"]
@@ -21,6 +22,7 @@ TASKS: dict[str, type[Task]] = {
     "text_classification": TextClassification,
     "token_classification": TokenClassification,
     "masked_lm": MaskedLanguageModeling,
+    "speech_recognition": SpeechRecognition,
 }
 
 

@@ -1,0 +1,140 @@
+"""Speech as rows: `load_speech` leads from a data section to clips with sound and text, split, ready for features.
+
+    corpus = load_speech(DataSection(source="synthetic_speech", sentences="digits"), sampling_rate=16000, normalizer="basic")
+    corpus.splits["train"].texts[0], corpus.splits["train"].waveforms.waveform(0)
+
+Knows nothing about features, tokens and models.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UserError, check_choice
+from ..recipe import DataSection
+from ..speech.text_normalization import NORMALIZERS
+from .cache_entries import cache_folder
+from .clips import Clip
+from .example_splits import Example, split_by_hash
+from .sources import check_not_set
+from .speech_sources import SPEECH_SOURCES, RawSpeech
+from .waveform_store import Waveforms, open_waveforms
+
+SAMPLE_CLIPS = 3
+
+
+@dataclass(frozen=True)
+class SpeechRows:
+    """The clips of a split."""
+
+    waveforms: Waveforms
+    texts: list[str]
+    """What is said in each, normalised."""
+    speakers: list[str | None]
+    conditions: list[str | None]
+
+    def __len__(self) -> int:
+        """Number of clips."""
+        return len(self.texts)
+
+    @property
+    def seconds(self) -> float:
+        """Of all clips."""
+        return float(self.waveforms.starts[-1]) / self.waveforms.sampling_rate
+
+
+@dataclass(frozen=True)
+class SpeechCorpus:
+    """Clips by split and what is known about them."""
+
+    raw: RawSpeech
+    license: str | None
+    language: str | None
+    normalizer: str
+    splits: dict[str, SpeechRows]
+    fingerprint: str
+    """SHA-256 of the sound and the texts of all splits."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the clips are, as JSON: source, fingerprint, and clips, seconds, speakers and a sample of every split."""
+        return {
+            **{key: getattr(self.raw, key) for key in ("name", "description", "origin", "is_synthetic")},
+            "license": self.license,
+            "language": self.language,
+            "fingerprint": self.fingerprint,
+            "normalizer": self.normalizer,
+            "splits": {
+                name: {
+                    "rows": len(rows),
+                    "seconds": round(rows.seconds, 1),
+                    "speakers": len(set(rows.speakers) - {None}),
+                    "sample": "\n".join(rows.texts[:SAMPLE_CLIPS]),
+                }
+                for name, rows in self.splits.items()
+            },
+        }
+
+
+def load_speech(data: DataSection, *, sampling_rate: int, normalizer: str) -> SpeechCorpus:
+    """Return the clips that the data section names, split, with their sound at `sampling_rate` in Hz.
+
+    Held-out shares are drawn by a hash of the speaker where speakers are known, else of the text, where the source has no split of its own: a
+    speaker, or a sentence, is in one split only.
+
+    Raises:
+        UserError: the source does not exist; a key is set that it would not read; a split has no clips; and whatever the source and the sound raise.
+    """
+    check_choice("data.source for speech_recognition", data.source, SPEECH_SOURCES)
+    _check_keys(data)
+    check_choice("processor.normalizer", normalizer, NORMALIZERS)
+    raw = SPEECH_SOURCES[data.source](data)
+    splits = {name: _rows(clips, data, sampling_rate, normalizer) for name, clips in _hold_out(raw, data).items()}
+    digest = hashlib.sha256()
+    for name in sorted(splits):
+        digest.update(json.dumps([name, splits[name].waveforms.fingerprint, splits[name].texts], ensure_ascii=False).encode())
+    return SpeechCorpus(raw, data.license or raw.license, data.language or raw.language, normalizer, splits, digest.hexdigest())
+
+
+def _rows(clips: list[Clip], data: DataSection, sampling_rate: int, normalizer: str) -> SpeechRows:
+    return SpeechRows(
+        open_waveforms(cache_folder(data.cache_dir), clips, sampling_rate),
+        [NORMALIZERS[normalizer].normalize(clip.text) for clip in clips],
+        [clip.speaker for clip in clips],
+        [clip.condition for clip in clips],
+    )
+
+
+def _check_keys(data: DataSection) -> None:
+    """Refuse keys that the source would not read."""
+    own_columns = ("audio_column", "speaker_column", "condition_column")
+    readers: dict[str, tuple[tuple[str, ...], bool]] = {
+        "the source 'speech' reads": (("path",), data.source == "speech"),
+        "the source 'hub' reads": (("dataset", "config_name", "revision"), data.source == "hub"),
+        "the source 'synthetic_speech' reads": (("sentences", "num_clips", "synthesis_seed"), data.source == "synthetic_speech"),
+        "the sources speech and hub read": (own_columns, data.source in ("speech", "hub")),
+    }
+    for reader, (keys, is_read) in readers.items():
+        if not is_read:
+            check_not_set(data, keys, reader)
+
+
+def _hold_out(raw: RawSpeech, data: DataSection) -> dict[str, list[Clip]]:
+    """The splits of the source, and those drawn from its training clips. Raises `UserError` if one is empty."""
+    fractions = {"validation": data.validation_fraction, "test": data.test_fraction}
+    wanted = {name: share for name, share in fractions.items() if share > 0 and name not in raw.splits}
+    splits = dict(raw.splits)
+    if wanted:
+        clips = raw.splits["train"]
+        drawn = split_by_hash(
+            [Example(str(number), clip) for number, clip in enumerate(clips)], wanted, [clip.speaker or clip.text for clip in clips]
+        )
+        splits |= {name: [example.output for example in examples] for name, examples in drawn.items()}
+    for name, clips in splits.items():
+        if not clips:
+            of = sum(map(len, splits.values()))
+            raise UserError(
+                f"The {name} split of {raw.name!r} has no clips of {of}: with few speakers or texts none may fall into it. "
+                f"Raise data.{name}_fraction, set it to 0, or give splits of your own (folders train and {name})."
+            )
+    return splits

@@ -1,0 +1,117 @@
+"""Where clips come from: a name of `SPEECH_SOURCES` leads to `RawSpeech`, lists of clips with what is known about them.
+
+    raw = SPEECH_SOURCES["synthetic_speech"](DataSection(source="synthetic_speech", sentences="digits"))
+
+A new source is a function and a line in `SPEECH_SOURCES`. Knows nothing about how sound is kept, features and tokens.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..recipe import DataSection
+from .clips import Clip, Recording
+from .hub_datasets import HubRows, load_hub_rows
+from .sources import package_origin
+from .speech_folders import TableColumns, read_clips
+from .synthetic_speech import SyntheticPlan, synthetic_clips
+from .text_files import check_column, check_text
+
+
+@dataclass(frozen=True)
+class RawSpeech:
+    """Clips and what is known about them. `splits` has "train" alone, or the source's own train, validation and test."""
+
+    name: str
+    description: str
+    license: str | None
+    """SPDX id in lower case, or None where it is not known."""
+    language: str | None
+    """ISO 639 code, or None where it is not known."""
+    origin: str
+    """`package==version`, `Hub id@revision` or a file's name; never an absolute path."""
+    splits: dict[str, list[Clip]]
+    is_synthetic: bool = False
+    """Whether machines speak, which cards say."""
+
+
+def synthetic_speech(data: DataSection) -> RawSpeech:
+    """Voices of espeak-ng that say `data.sentences`, in noise; the held-out voices are heard in no other split."""
+    language = data.language or "en"
+    plan = SyntheticPlan(data.sentences, data.num_clips, language, data.synthesis_seed)
+    said = data.sentences if "/" not in data.sentences and "." not in data.sentences else f"the sentences of {Path(data.sentences).name}"
+    return RawSpeech(
+        name="synthetic_speech",
+        description=f"Synthetic speech: voices of espeak-ng say {said}, with white, pink and brown noise at 30, 20 and 10 dB. No human speaks.",
+        license="apache-2.0",  # made here; the licence of the synthesizer is not that of what it says
+        language=language,
+        origin=package_origin("espeakng_loader", "speech"),
+        splits=synthetic_clips(plan),
+        is_synthetic=True,
+    )
+
+
+def own_speech(data: DataSection) -> RawSpeech:
+    """Sound files and transcripts of the user, in one of the layouts of `speech_folders.py`."""
+    if data.path is None:
+        raise UserError("data.source is 'speech', which needs a folder of sounds and transcripts, or a table of them; set data.path.")
+    name = Path(data.path).expanduser().resolve().name
+    splits = read_clips(data.path, TableColumns(data.audio_column, data.text_column, data.speaker_column, data.condition_column))
+    return RawSpeech(
+        name=name,
+        description=f"Own recordings: {sum(map(len, splits.values())):,} clips of {name}.",
+        license=None,
+        language=None,
+        origin=name,
+        splits=splits,
+    )
+
+
+def hub_speech(data: DataSection) -> RawSpeech:
+    """A data set of the Hub with a column of audio, its own splits respected."""
+    found = load_hub_rows(data, audio_column=data.audio_column)
+    return RawSpeech(
+        name=found.name,
+        description=f"The Hub data set {found.name}, columns {data.audio_column!r} and {data.text_column!r}.",
+        license=found.license,
+        language=found.language,
+        origin=found.origin,
+        splits={role: _hub_clips(found, role, data) for role in found.splits},
+    )
+
+
+SPEECH_SOURCES: dict[str, Callable[[DataSection], RawSpeech]] = {
+    "speech": own_speech,
+    "hub": hub_speech,
+    "synthetic_speech": synthetic_speech,
+}
+
+
+def _hub_clips(found: HubRows, role: str, data: DataSection) -> list[Clip]:
+    dataset = found.splits[role]
+    keys = {"audio_column": data.audio_column, "text_column": data.text_column}
+    keys |= {key: name for key in ("speaker_column", "condition_column") if (name := getattr(data, key)) is not None}
+    for key, name in keys.items():
+        present = [column for column in dataset.column_names if column.split(".")[0] == name]
+        if not present:
+            check_column(name, dataset.column_names, f"The split {role!r} of {found.name}", key)
+    clips = []
+    for number, row in enumerate(dataset, start=1):
+        where = f"Row {number} of the split {role!r} of {found.name}"
+        text = check_text(row[data.text_column], where, data.text_column)
+        speaker, condition = (_as_name(row, getattr(data, key)) for key in ("speaker_column", "condition_column"))
+        clips.append(Clip(_hub_recording(row[data.audio_column], where, data.audio_column), text, speaker, condition))
+    return clips
+
+
+def _hub_recording(value: Any, where: str, column: str) -> Recording:
+    """The content of a sound file as `Audio(decode=False)` hands it out."""
+    if not isinstance(value, dict) or not (value.get("bytes") or value.get("path")):
+        raise UserError(f"{where} has no audio in the column {column!r} ({type(value).__name__}); set data.audio_column to the column of audio.")
+    return Recording(value["bytes"] or Path(value["path"]), f"{where}, {Path(value.get('path') or 'audio').name},")
+
+
+def _as_name(row: dict[str, Any], column: str | None) -> str | None:
+    return None if column is None or row[column] is None else str(row[column])
