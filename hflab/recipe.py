@@ -76,7 +76,9 @@ class DataSection:
     sequence_length: int = option(128, "tokens per window, the length of back-propagation through time", low=1)
     max_source_tokens: int = option(256, "most tokens of an input of tasks with labelled examples; what is longer is cut at its end", low=4)
     max_target_tokens: int | None = option(None, "likewise of a target (seq2seq); default: as many as of an input", low=4)
-    mask_probability: float = option(0.15, "share of the tokens to hide and predict (masked_lm)", 0.01, 0.9)
+    mask_probability: float = option(
+        0.15, "share of the tokens, or frames if no two spans met, to hide and predict (masked_lm, speech_pretraining: 0.65 is usual)", 0.01, 0.9
+    )
     reset_at_documents: bool = option(True, "each document begins with a zero state")
     cache_dir: str | None = option(None, "folder of the tokenised text; default: hflab's folder in the user's cache")
 
@@ -111,6 +113,9 @@ class ModelSection:
     trust_remote_code: bool = option(False, "run the code that `pretrained` brings; only for a source you trust")
     new_head: bool = option(False, "begin with a fresh head for the labels of the data; everything else as loaded (pretrained)")
     freeze: list[str] = option([], "parameters that stay as loaded: name patterns such as *.embeddings.*, or all_but_head (pretrained)")
+    freeze_feature_encoder: bool | None = option(
+        None, "keep the convolutions that read the waveform as loaded; default: yes, where a pretrained model learns transcripts (pretrained)"
+    )
     lora: LoraSection | None = option(None, "train low-rank adapters instead of the weights (pretrained; extra: lora); {} takes the defaults")
     config: dict[str, Any] = option({}, "fields of the config, written directly in this section; a pretrained model keeps the shape of its weights")
 
@@ -124,6 +129,9 @@ class TrainingSection:
     max_seconds: float | None = option(None, "budget: seconds of training, evaluation and checkpoints left out", low=0)
     batch_size: int = option(32, "sequences per optimizer step, over all processes and accumulation steps", low=1)
     gradient_accumulation_steps: int = option(1, "forward and backward passes per optimizer step", low=1)
+    max_gumbel_temperature: float = option(2.0, "temperature at which codes are drawn in the first step (speech_pretraining)", 1e-3)
+    min_gumbel_temperature: float = option(0.5, "lowest temperature of it (speech_pretraining)", 1e-3)
+    gumbel_temperature_decay: float = option(0.999995, "the temperature of a step is that of the one before times this (speech_pretraining)", 0, 1)
     state_reset_probability: float = option(
         0.0, "chance that a lane begins a window with a zero state, which keeps the model good at the beginning of a text", 0, 1
     )
@@ -165,7 +173,9 @@ class EvaluationSection:
     batch_size: int = option(32, "lanes the held-out text is cut into (carried state: the figure depends on it a little), or rows at a time", low=1)
     max_tokens: int | None = option(None, "most tokens of a text per evaluation while training; the last evaluation takes all", low=1)
     max_examples: int | None = option(None, "most labelled examples per evaluation while training; the last evaluation takes all", low=1)
-    num_beams: int = option(1, "beams of the decoding of held-out rows (seq2seq), and what the saved model generates with; 1: greedy", low=1)
+    num_beams: int = option(
+        1, "beams of the decoding of held-out rows (seq2seq: and of the saved model; speech: with its language model if it has one); 1: greedy", low=1
+    )
     sample_examples: int = option(3, "held-out examples shown with prediction and target while training; 0: none", low=0)
     sample_prompt: str = option("", "prompt of the text samples shown while training; empty: a piece of the held-out text")
     sample_tokens: int = option(160, "tokens per sample; 0: none", low=0)
@@ -216,7 +226,8 @@ class Recipe:
 
     def public(self) -> "Recipe":
         """The recipe as it may be published: no cache folder, and of an absolute path its last part only."""
-        data = dataclasses.replace(self.data, cache_dir=None, path=_last_part(self.data.path))
+        paths = {key: _last_part(getattr(self.data, key)) for key in ("path", "dataset", "sentences")}
+        data = dataclasses.replace(self.data, cache_dir=None, **paths)
         return dataclasses.replace(self, data=data, model=dataclasses.replace(self.model, pretrained=_last_part(self.model.pretrained)))
 
     def save(self, path: Path) -> None:
@@ -224,7 +235,8 @@ class Recipe:
         path.write_text(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def _last_part(path: str | None) -> str | None:
+def _last_part(path: Any) -> Any:
+    """Of a path, or None."""
     return Path(path).name if path is not None and Path(path).expanduser().is_absolute() else path
 
 
@@ -377,6 +389,10 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
     value = _plain_value(value)
     if origin is list and isinstance(value, str):
         value = [part.strip() for part in value.split(",")]
+    if origin is list and type(value) is arguments[0] is int:  # one number of the command line
+        value = [value]
+    if origin is list and isinstance(value, list):
+        return [_convert(part, arguments[0], key) for part in value]
     if hint is float and type(value) is int:
         value = float(value)
     if hint is int and type(value) is float and value.is_integer():
@@ -437,13 +453,19 @@ def _check_fine_tuning(recipe: Recipe) -> None:
     given = {
         "model.new_head": model.new_head,
         "model.freeze": bool(model.freeze),
+        "model.freeze_feature_encoder": model.freeze_feature_encoder is not None,
         "model.lora": model.lora is not None,
         "training.unfreeze_every_steps": training.unfreeze_every_steps is not None,
     }
     if model.pretrained is None and any(given.values()):
         raise UserError(f"{_first(given)} is about a pretrained model, and none is named; set model.pretrained, or leave it out.")
-    if model.lora is not None and (model.freeze or training.unfreeze_every_steps):
-        other = "model.freeze" if model.freeze else "training.unfreeze_every_steps"
+    undecided = {
+        "model.freeze": bool(model.freeze),
+        "model.freeze_feature_encoder": model.freeze_feature_encoder is not None,
+        "training.unfreeze_every_steps": training.unfreeze_every_steps is not None,
+    }
+    if model.lora is not None and any(undecided.values()):
+        other = _first(undecided)
         raise UserError(f"model.lora keeps all weights of the model frozen, so {other} has nothing to decide; remove one of the two.")
     if ALL_BUT_HEAD in model.freeze:
         if len(model.freeze) > 1:

@@ -1,10 +1,15 @@
 """What a command prints when it is done: text made from a run folder's facts or from figures, never from live objects."""
 
 import shlex
+from collections import Counter
 
+from .data.speech_check import SpeechCheck
+from .data.speech_problems import KINDS, PROBLEMS
 from .evaluation.task_figures import TaskFigures, task_figures
 from .run_folder import RunFolder
 from .training.reporting import format_seconds
+
+CLIPS_SHOWN = 3  # of each problem
 
 
 def describe_figures(figures: dict[str, float], shown: TaskFigures) -> str:
@@ -36,3 +41,75 @@ def summarise_run(run: RunFolder) -> str:
     if "error" in usage:
         parts.append(f"Warning: this Python was tried and failed: {usage['error']}")
     return "\n\n".join(parts)
+
+
+def describe_check(found: SpeechCheck) -> str:
+    """What there is of speech data, and each problem with its count, first clips and cure."""
+    parts = [
+        f"{found.name}: {len(found.clips):,} clips; the model reads {found.sampling_rate:,} samples a second, normalizer {found.normalizer!r}.",
+        _columns([("split", "clips", "hours", "speakers", "median s", "longest s"), *_split_rows(found)]),
+        *([_columns([("stored as", "channels", "clips"), *_stored_rows(found)])] if found.stored_as else []),
+    ]
+    for kind, heading in KINDS.items():
+        of_kind = [_problem(name, found) for name in PROBLEMS if PROBLEMS[name].kind == kind and name in found.findings]
+        if kind == "note" and found.unlisted_sounds:
+            of_kind.append(_unlisted(found.unlisted_sounds))
+        if of_kind:
+            parts.append("\n".join([f"{heading}:", *of_kind]))
+    parts.append(_verdict(found))
+    return "\n\n".join(parts)
+
+
+def _split_rows(found: SpeechCheck) -> list[tuple[str, ...]]:
+    return [
+        (
+            name,
+            f"{size.clips:,}",
+            f"{size.seconds / 3600:,.2f}",
+            "unknown" if size.speakers is None else f"{size.speakers:,}",
+            f"{size.median_seconds:.1f}",
+            f"{size.longest_seconds:.1f}",
+        )
+        for name, size in found.splits.items()
+    ]
+
+
+def _stored_rows(found: SpeechCheck) -> list[tuple[str, ...]]:
+    return [(f"{stored.sampling_rate:,} Hz", str(stored.num_channels), f"{count:,}") for stored, count in found.stored_as.items()]
+
+
+def _columns(rows: list[tuple[str, ...]]) -> str:
+    """Rows of equal columns, the first flush left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [f"{row[0]:{widths[0]}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _problem(name: str, found: SpeechCheck) -> str:
+    findings, problem = found.findings[name], PROBLEMS[name]
+    splits = Counter(finding.clip.split for finding in findings)
+    where = ", ".join(f"{count:,} {split}" for split, count in splits.items())
+    first = [f"{finding.clip.name}: {finding.why}" for finding in findings[:CLIPS_SHOWN]]
+    return _entry(problem.title, len(findings), f", {len(findings) / len(found.clips):.1%} of all: {where}", first, problem.cure)
+
+
+def _unlisted(sounds: list[str]) -> str:
+    return _entry("sound files that are no clip", len(sounds), "", sounds[:CLIPS_SHOWN], "add a transcript or a row for those to be learnt")
+
+
+def _entry(title: str, count: int, about: str, first: list[str], cure: str) -> str:
+    more = [f"and {count - len(first):,} more"] if count > len(first) else []
+    return "\n".join([f"  {title} ({count:,}{about})", *(f"      {_printable(line)}" for line in [*first, *more]), f"    → {cure}"])
+
+
+def _printable(line: str) -> str:
+    """The line with escapes for what a terminal would obey or cannot write, such as are found in names of files."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in line)
+
+
+def _verdict(found: SpeechCheck) -> str:
+    if not found.left_out:
+        return "All training clips can be learnt from." if found.has_problems else "Nothing is lost or spoilt: all training clips can be learnt from."
+    lost = format_seconds(sum(clip.seconds for clip, _ in found.left_out))
+    stopped = "; it stops as long as there are unreadable ones" if "unreadable" in found.findings else ""
+    return f"Training leaves out {len(found.left_out):,} of its {found.splits['train'].clips:,} clips, {lost} of sound{stopped}."

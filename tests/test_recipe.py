@@ -58,6 +58,9 @@ def test_a_public_recipe_names_no_folder_of_this_machine():
         ("evaluation.sample_prompt", "a: b: c", "a: b: c"),
         ("tracking.trackers", "trackio,tensorboard", ["trackio", "tensorboard"]),
         ("tracking.trackers", "[trackio]", ["trackio"]),
+        ("data.speed_percents", "90,100,110", [90, 100, 110]),
+        ("data.speed_percents", "[90, 100]", [90, 100]),
+        ("data.speed_percents", "90", [90]),
         ("training.optimizer_arguments", "{betas: [0.9, 0.95]}", {"betas": [0.9, 0.95]}),
     ],
 )
@@ -98,6 +101,8 @@ def test_yaml_files_may_write_numbers_as_yaml_1_1_reads_text(tmp_path):
         ("model.family", None, "either a family or a pretrained"),
         ("training", 3, "not a set of keys"),
         ("tracking.trackers", 3, "a list"),
+        ("data.speed_percents", [100, "fast"], "a whole number"),
+        ("data.speed_percents", True, "a list"),
     ],
 )
 def test_mistakes_are_refused_and_the_way_out_is_named(key, value, expected):

@@ -25,7 +25,7 @@ from ..errors import UserError, check_choice
 from ..recipe import DataSection
 from .example_sources import EXAMPLE_SOURCES, TASKS, RawExamples
 from .example_splits import Example, example_key, group_by_source, split_by_hash, take_few
-from .sources import SOURCES, Piece, TextStream, check_not_set
+from .sources import SOURCES, SPEECH_KEYS, Piece, TextStream, check_not_set
 
 if TYPE_CHECKING:  # it takes a second to import, which `hflab --help` need not wait for
     import datasets
@@ -152,6 +152,7 @@ def _check_keys(data: DataSection, task: str) -> None:
         "classification reads, from the sources examples and hub": (("label_column",), chooses_columns and task != "seq2seq"),
         "text_classification reads": (("examples_per_class", "label_fraction", "label_seed"), task == "text_classification"),
         "tasks that read running text use": (("streaming", "max_characters"), False),
+        "speech_recognition reads": (SPEECH_KEYS, False),
     }
     for reader, (keys, is_read) in readers.items():
         if not is_read:

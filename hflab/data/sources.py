@@ -46,6 +46,21 @@ EXAMPLE_KEYS = (
     "max_target_tokens",
 )
 
+# and keys that `hflab.data.speech_corpus` and what follows it read
+SPEECH_KEYS = (
+    "audio_column",
+    "speaker_column",
+    "condition_column",
+    "sentences",
+    "num_clips",
+    "synthesis_seed",
+    "min_clip_seconds",
+    "max_clip_seconds",
+    "speed_percents",
+    "noise_probability",
+    "join_probability",
+)
+
 
 @dataclass(frozen=True)
 class TextCorpus:
@@ -73,6 +88,7 @@ def load_corpus(data: DataSection) -> TextCorpus:
         if getattr(data, key) and data.source != source:
             raise UserError(f"data.{key} is read by the source {source!r} alone, and data.source is {data.source!r}; set data.source to {source}.")
     check_not_set(data, EXAMPLE_KEYS, "tasks with labelled examples read")
+    check_not_set(data, SPEECH_KEYS, "speech_recognition reads")
     corpus = SOURCES[data.source](data)
     splits = corpus.splits
     if data.max_characters is not None:

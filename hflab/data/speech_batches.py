@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, SequenceFeatureExtractor
 
+from ..speech.ctc_decoding import CtcAlphabet
 from ..speech.noise import NOISES, add_noise, change_speed
 from .example_encoding import IGNORED_LABEL
 from .row_order import RowOrder
 from .speech_corpus import SpeechRows
+from .transcript_spelling import encode_texts
 
 QUIETEST_NOISE, LOUDEST_NOISE = 30.0, 5.0  # signal to noise, in dB
 DELIMITER = "|"  # what tokenizers for CTC write for a space
@@ -76,12 +78,14 @@ class SpeechBatching:
     """That another clip follows after a pause, for each of `MOST_JOINED`: a model that hears one sentence at a time only never learns of pauses."""
     max_seconds: float = 30.0
     """Of joined clips."""
+    nearness: float | None = None
+    """For a model that padding harms: the clips of a batch are as near to one length as `RowOrder` has it."""
 
 
 def encode_clips(rows: SpeechRows, tokenizer: PreTrainedTokenizerBase, chosen: np.ndarray | None = None) -> EncodedClips:
     """The clips with their texts as token ids; `chosen`: numbers of those to read, default: all."""
-    labels = [np.asarray(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64) for text in rows.texts]
-    space = tokenizer.get_vocab().get(DELIMITER)
+    labels = encode_texts(rows.texts, tokenizer)
+    space = CtcAlphabet.of_tokenizer(tokenizer).word_delimiter
     return EncodedClips(rows, labels, np.arange(len(rows)) if chosen is None else chosen, space)
 
 
@@ -101,13 +105,17 @@ class SpeechBatches:
 
     def __init__(self, clips: EncodedClips, extractor: SequenceFeatureExtractor, batching: SpeechBatching) -> None:
         lengths = clips.rows.waveforms.lengths[clips.chosen]
-        self._order = RowOrder(lengths, batch_size=batching.batch_size, seed=batching.seed, shuffle=batching.shuffle)
+        self._order = RowOrder(lengths, batch_size=batching.batch_size, seed=batching.seed, shuffle=batching.shuffle, nearness=batching.nearness)
         self.steps_per_epoch = self._order.steps_per_epoch
         self._clips, self._extractor, self._batching = clips, extractor, batching
 
+    def rows_of(self, step: int) -> np.ndarray:
+        """Numbers of the clips of a step, counted from 0 over all epochs, (at most B,) int64."""
+        return self._clips.chosen[self._order.rows_of(step)]
+
     def batch(self, step: int, share: slice) -> SpeechBatch:
         """Return the clips `share` of the batch of `step`, counted from 0 over all epochs."""
-        rows = self._clips.chosen[self._order.rows_of(step)]
+        rows = self.rows_of(step)
         epoch, size = step // self.steps_per_epoch, self._batching.batch_size
         joined = [self._joined(int(row), epoch) for row in rows]
         labels = [self._labels_of(following) for following in joined]
@@ -167,7 +175,12 @@ class SpeechBatches:
 
 
 def features_of(extractor: SequenceFeatureExtractor, waveforms: Sequence[np.ndarray]) -> dict[str, Tensor]:
-    """What a model reads of `waveforms`, (N,) float32 each at the extractor's rate, padded to the longest of them."""
+    """What a model reads of `waveforms`, (N,) float32 each at the extractor's rate, padded to the longest of them.
+
+    Each row is what its waveform gives by itself: without a mask, transformers' extractors take mean and variance of a row over its padding too, so
+    one is asked for, and dropped where the model reads none.
+    """
     maker: Any = extractor
-    made = maker(list(waveforms), sampling_rate=maker.sampling_rate, padding=True, return_tensors="pt")
-    return {name: values for name, values in made.items() if isinstance(values, Tensor)}
+    made = maker(list(waveforms), sampling_rate=maker.sampling_rate, padding=True, return_tensors="pt", return_attention_mask=True)
+    dropped = () if maker.return_attention_mask else ("attention_mask",)
+    return {name: values for name, values in made.items() if isinstance(values, Tensor) and name not in dropped}

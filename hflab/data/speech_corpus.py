@@ -8,16 +8,16 @@ Knows nothing about features, tokens and models.
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import UserError, check_choice
 from ..recipe import DataSection
-from ..speech.text_normalization import NORMALIZERS
+from ..speech.text_normalization import NORMALIZERS, basic
 from .cache_entries import cache_folder
 from .clips import Clip
 from .example_splits import Example, split_by_hash
-from .sources import check_not_set
+from .sources import EXAMPLE_KEYS, check_not_set
 from .speech_sources import SPEECH_SOURCES, RawSpeech
 from .waveform_store import Waveforms, open_waveforms
 
@@ -79,21 +79,27 @@ class SpeechCorpus:
 def load_speech(data: DataSection, *, sampling_rate: int, normalizer: str) -> SpeechCorpus:
     """Return the clips that the data section names, split, with their sound at `sampling_rate` in Hz.
 
-    Held-out shares are drawn by a hash of the speaker where speakers are known, else of the text, where the source has no split of its own: a
+    Held-out shares are drawn by a hash of the speaker where several are known, else of the text, where the source has no split of its own: a
     speaker, or a sentence, is in one split only.
 
     Raises:
         UserError: the source does not exist; a key is set that it would not read; a split has no clips; and whatever the source and the sound raise.
     """
-    check_choice("data.source for speech_recognition", data.source, SPEECH_SOURCES)
-    _check_keys(data)
     check_choice("processor.normalizer", normalizer, NORMALIZERS)
-    raw = SPEECH_SOURCES[data.source](data)
-    splits = {name: _rows(clips, data, sampling_rate, normalizer) for name, clips in _hold_out(raw, data).items()}
+    raw = read_split_clips(data)
+    splits = {name: _rows(clips, data, sampling_rate, normalizer) for name, clips in raw.splits.items()}
     digest = hashlib.sha256()
     for name in sorted(splits):
         digest.update(json.dumps([name, splits[name].waveforms.fingerprint, splits[name].texts], ensure_ascii=False).encode())
     return SpeechCorpus(raw, data.license or raw.license, data.language or raw.language, normalizer, splits, digest.hexdigest())
+
+
+def read_split_clips(data: DataSection) -> RawSpeech:
+    """What the data section names, with every split that is trained or held out; no sound is read yet. Raises `UserError` as `load_speech` does."""
+    check_choice("data.source for speech_recognition", data.source, SPEECH_SOURCES)
+    _check_keys(data)
+    raw = SPEECH_SOURCES[data.source](data)
+    return replace(raw, splits=_hold_out(raw, data))
 
 
 def _rows(clips: list[Clip], data: DataSection, sampling_rate: int, normalizer: str) -> SpeechRows:
@@ -107,12 +113,14 @@ def _rows(clips: list[Clip], data: DataSection, sampling_rate: int, normalizer: 
 
 def _check_keys(data: DataSection) -> None:
     """Refuse keys that the source would not read."""
-    own_columns = ("audio_column", "speaker_column", "condition_column")
+    own_columns = ("audio_column", "text_column", "speaker_column", "condition_column")
     readers: dict[str, tuple[tuple[str, ...], bool]] = {
-        "the source 'speech' reads": (("path",), data.source == "speech"),
+        "the sources speech and asterisk_prompts read": (("path",), data.source in ("speech", "asterisk_prompts")),
         "the source 'hub' reads": (("dataset", "config_name", "revision"), data.source == "hub"),
         "the source 'synthetic_speech' reads": (("sentences", "num_clips", "synthesis_seed"), data.source == "synthetic_speech"),
         "the sources speech and hub read": (own_columns, data.source in ("speech", "hub")),
+        "tasks that read running text use": (("streaming", "max_characters"), False),
+        "tasks with labelled examples read": (EXAMPLE_KEYS, False),
     }
     for reader, (keys, is_read) in readers.items():
         if not is_read:
@@ -126,15 +134,16 @@ def _hold_out(raw: RawSpeech, data: DataSection) -> dict[str, list[Clip]]:
     splits = dict(raw.splits)
     if wanted:
         clips = raw.splits["train"]
-        drawn = split_by_hash(
-            [Example(str(number), clip) for number, clip in enumerate(clips)], wanted, [clip.speaker or clip.text for clip in clips]
-        )
+        by_speaker = len({clip.speaker for clip in clips} - {None}) > 1
+        keys = [(by_speaker and clip.speaker) or basic(clip.text) for clip in clips]  # a sentence is the same with other punctuation
+        drawn = split_by_hash([Example(str(number), clip) for number, clip in enumerate(clips)], wanted, keys)
         splits |= {name: [example.output for example in examples] for name, examples in drawn.items()}
     for name, clips in splits.items():
         if not clips:
             of = sum(map(len, splits.values()))
+            cure = f"Raise data.{name}_fraction, set it to 0" if name in wanted else "Lower the fractions that are held out"
             raise UserError(
-                f"The {name} split of {raw.name!r} has no clips of {of}: with few speakers or texts none may fall into it. "
-                f"Raise data.{name}_fraction, set it to 0, or give splits of your own (folders train and {name})."
+                f"The {name} split of {raw.name!r} has no clips of {of}: with few speakers or texts none may fall into it. {cure}, or give splits of "
+                f"your own (folders {' and '.join(splits)})."
             )
     return splits

@@ -6,14 +6,19 @@
 |---|---|---|
 | table | a .csv, .tsv, .jsonl or .parquet file, alone or in the folder | a row; sound files are named relative to the table's folder |
 | Kaldi | `wav.scp` and `text` in the folder, `segments` and `utt2spk` if they are there | a line of `text` |
-| beside | sound files | a sound file and the .txt file of the same name |
+| beside | sound files | a sound file and the .txt file of the same name; the first folder below is the speaker |
 
-Folders, or tables, named train, validation and test (or dev, val ...) are the splits; all is training otherwise. Knows nothing about sound itself.
+Folders, or tables, named train, validation and test (or dev, val ...) are the splits; all is training otherwise. Tables and lists are taken for the
+user's own: they may name any file that the user may read ("/data/a.wav", "../a.wav"), which is decoded as sound and nothing else; commands of
+Kaldi's lists are refused. Links to files are followed, links to folders below the given one are not. Knows nothing about sound itself.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError
 from ..speech.audio import EXTENSIONS
@@ -22,6 +27,10 @@ from .hub_datasets import SPLIT_NAMES
 from .text_files import ROW_READERS, Column, decoded_blocks, find_text_files, read_rows
 
 KALDI_SOUNDS, KALDI_TEXTS, KALDI_SEGMENTS, KALDI_SPEAKERS = "wav.scp", "text", "segments", "utt2spk"
+KALDI_END = -1.0  # for the end of a sound, in `segments`
+MOST_NAMED = 5
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ def read_clips(given: str, columns: TableColumns) -> dict[str, list[Clip]]:
     """The clips of each split that the file or folder `given` has.
 
     Raises:
-        UserError: nothing is there, or nothing of the layouts above; a row lacks its sound or text; names of splits are mixed with others.
+        UserError: nothing is there, or nothing of the layouts above; a row lacks its sound or text; there are names of splits, but none for training.
     """
     path = Path(given).expanduser()
     if path.is_file():
@@ -46,23 +55,41 @@ def read_clips(given: str, columns: TableColumns) -> dict[str, list[Clip]]:
     if not path.is_dir():
         find_text_files(given, [*EXTENSIONS, *ROW_READERS])  # says what is near
     roles = {folder: role for folder in sorted(path.iterdir()) if folder.is_dir() and (role := _role(folder.name))}
-    if roles:
-        if "train" not in roles.values():
-            raise UserError(f"The folder {given!r} has folders named for splits ({', '.join(roles.values())}) and none named train; add one.")
-        splits: dict[str, list[Clip]] = {}
-        for folder, role in roles.items():
-            splits.setdefault(role, []).extend(_read_folder(folder, columns))
-        return splits
     tables = _tables(path)
-    named = {role: table for table in tables if (role := _role(table.stem))}
-    if "train" in named:
-        return {role: _read_table(table, columns) for role, table in named.items()}
-    return {"train": _read_folder(path, columns)}
+    if not roles:
+        roles = {table: role for table in tables if (role := _role(table.stem))}
+    if not roles:
+        return {"train": _read_folder(path, columns)}
+    if "train" not in roles.values():
+        named = ", ".join(entry.name for entry in roles)
+        raise UserError(f"The folder {given!r} has folders or tables named for splits ({named}) and none named train; add one.")
+    _warn_of_unread(table.name for table in tables if table not in roles)
+    splits: dict[str, list[Clip]] = {}
+    for entry, role in roles.items():
+        splits.setdefault(role, []).extend(_read_folder(entry, columns) if entry.is_dir() else _read_table(entry, columns))
+    return splits
+
+
+def sounds_below(given: str) -> list[Path]:
+    """All sound files of the folder `given` and of those in it, but hidden ones; none, if it is a file."""
+    path = Path(given).expanduser()
+    found = (file for file in (path.rglob("*") if path.is_dir() else ()) if file.suffix.lower() in EXTENSIONS and file.is_file())
+    return sorted(file for file in found if not any(part[0] == "." for part in file.relative_to(path).parts))
 
 
 def _role(name: str) -> str | None:
     """The split that a file or folder of this name holds."""
     return next((role for role, names in SPLIT_NAMES.items() if name.lower() in names), None)
+
+
+def _warn_of_unread(names: Iterable[str]) -> None:
+    listed = list(names)
+    if listed:
+        logger.warning("Only what is named for a split is read; left out: %s.", _first(listed))
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
 
 
 def _tables(folder: Path) -> list[Path]:
@@ -88,30 +115,37 @@ def _read_table(table: Path, columns: TableColumns) -> list[Clip]:
     clips = []
     for row in read_rows(table, wanted):
         audio, text, *others = row.values
-        file = table.parent / audio
-        if not audio.strip() or not file.is_file():
-            raise UserError(f"{row.where} names the sound {audio!r}, and there is no file {str(file)!r}; mend or remove the row.")
+        if not audio.strip():
+            raise UserError(f"{row.where} names no sound in the column {columns.audio!r}; mend or remove the row.")
         found = iter(others)
-        speaker, condition = (None if name is None else str(next(found)) for _, name in optional)
-        clips.append(Clip(Recording(file, audio), text, speaker, condition))
+        speaker, condition = (None if name is None else _as_name(next(found)) for _, name in optional)
+        clips.append(Clip(Recording(table.parent / audio, audio, listed=row.where), text, speaker, condition))
     if not clips:
         raise UserError(f"The table {table.name!r} has no rows; give rows with a sound and a text each.")
     return clips
 
 
+def _as_name(value: Any) -> str | None:
+    """A speaker or condition as text; None where nothing stands."""
+    return None if value is None else str(value).strip() or None
+
+
 def _read_beside(folder: Path) -> list[Clip]:
-    """A sound file and the text of the same name; the folder that holds them, below `folder`, is taken for the speaker."""
-    sounds = find_text_files(str(folder), EXTENSIONS)
+    """A sound file and the text of the same name; the first folder below `folder` is taken for the speaker, so that those in it stay together."""
+    sounds = sounds_below(str(folder))
     with_text = [file for file in sounds if file.with_suffix(".txt").is_file()]
     if not with_text:
         raise UserError(
-            f"The folder {str(folder)!r} has {len(sounds)} sound files and no transcripts: put a .txt file of the same name beside each, "
-            "or a table metadata.csv with the columns audio and text."
+            f"The folder {str(folder)!r} has {len(sounds)} sound files and no transcripts: put a .txt file of the same name beside each sound, "
+            "or a table metadata.csv with a column of files and one of texts (data.audio_column, data.text_column)."
         )
+    if len(with_text) < len(sounds):
+        without = [file.relative_to(folder).as_posix() for file in sounds if file not in set(with_text)]
+        logger.warning("%d of %d sound files have no .txt file beside them and are left out: %s.", len(without), len(sounds), _first(without))
     clips = []
     for file in with_text:
         inside = file.relative_to(folder)
-        speaker = inside.parent.as_posix() if len(inside.parts) > 1 else None
+        speaker = inside.parts[0] if len(inside.parts) > 1 else None
         clips.append(Clip(Recording(file, inside.as_posix()), "".join(decoded_blocks(file.with_suffix(".txt"))).strip(), speaker))
     return clips
 
@@ -119,13 +153,15 @@ def _read_beside(folder: Path) -> list[Clip]:
 def _read_kaldi(folder: Path) -> list[Clip]:
     """Lines of `text`; their sound is a line of wav.scp of the same name, or the part of one that `segments` gives."""
     sounds, texts = _keyed_lines(folder / KALDI_SOUNDS), _keyed_lines(folder / KALDI_TEXTS)
+    if not texts:
+        raise UserError(f"The file {KALDI_TEXTS!r} of {folder.name!r} is empty; give it a line 'NAME WORDS' for each clip.")
     segments = _keyed_lines(folder / KALDI_SEGMENTS) if (folder / KALDI_SEGMENTS).is_file() else {}
     speakers = _keyed_lines(folder / KALDI_SPEAKERS) if (folder / KALDI_SPEAKERS).is_file() else {}
     return [Clip(_kaldi_recording(folder, name, sounds, segments), text, speakers.get(name)) for name, text in texts.items()]
 
 
 def _kaldi_recording(folder: Path, name: str, sounds: dict[str, str], segments: dict[str, str]) -> Recording:
-    sound, start, end = name, 0.0, None
+    sound, start, end = name, 0.0, KALDI_END
     if segments:
         fields = segments.get(name, "").split()
         try:
@@ -137,13 +173,16 @@ def _kaldi_recording(folder: Path, name: str, sounds: dict[str, str], segments: 
         raise UserError(f"{name!r} of {KALDI_TEXTS} needs the sound {sound!r}, which {KALDI_SOUNDS} does not have; mend or remove it.")
     if command.rstrip().endswith("|"):
         raise UserError(f"{sound!r} of {KALDI_SOUNDS} is a command ({command[:40]!r}); hflab runs no commands of data: decode it to a file first.")
-    file = folder / command
-    return Recording(file if file.is_file() else Path(command), name, start, end)
+    inside = Recording(folder / command, name, start, None if end == KALDI_END else end)
+    return inside if inside.is_there else replace(inside, source=Path(command))
 
 
 def _keyed_lines(file: Path) -> dict[str, str]:
     """The rest of each line by its first word."""
     if not file.is_file():
         raise UserError(f"The folder {file.parent.name!r} has {KALDI_SOUNDS} but no {file.name}; add it.")
-    pairs: Sequence[list[str]] = [line.split(maxsplit=1) for line in "".join(decoded_blocks(file)).splitlines() if line.strip()]
+    pairs = [line.split(maxsplit=1) for line in "".join(decoded_blocks(file)).split("\n") if line.strip()]
+    twice = [key for key, count in Counter(pair[0] for pair in pairs).items() if count > 1]
+    if twice:
+        raise UserError(f"The file {file.name!r} has more than one line for {_first(twice)}; leave one of them.")
     return {pair[0]: pair[1].strip() if len(pair) > 1 else "" for pair in pairs}

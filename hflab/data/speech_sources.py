@@ -5,6 +5,7 @@
 A new source is a function and a line in `SPEECH_SOURCES`. Knows nothing about how sound is kept, features and tokens.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any
 
 from ..errors import UserError
 from ..recipe import DataSection
+from ..speech.audio import UnreadableRecording
+from .asterisk_prompts import asterisk_clips, split_prompts
 from .clips import Clip, Recording
 from .hub_datasets import HubRows, load_hub_rows
 from .sources import package_origin
 from .speech_folders import TableColumns, read_clips
-from .synthetic_speech import SyntheticPlan, synthetic_clips
+from .synthetic_speech import GRAMMARS, SyntheticPlan, synthetic_clips
 from .text_files import check_column, check_text
 
 
@@ -41,7 +44,7 @@ def synthetic_speech(data: DataSection) -> RawSpeech:
     """Voices of espeak-ng that say `data.sentences`, in noise; the held-out voices are heard in no other split."""
     language = data.language or "en"
     plan = SyntheticPlan(data.sentences, data.num_clips, language, data.synthesis_seed)
-    said = data.sentences if "/" not in data.sentences and "." not in data.sentences else f"the sentences of {Path(data.sentences).name}"
+    said = data.sentences if data.sentences in GRAMMARS else f"the sentences of {Path(data.sentences).name}"
     return RawSpeech(
         name="synthetic_speech",
         description=f"Synthetic speech: voices of espeak-ng say {said}, with white, pink and brown noise at 30, 20 and 10 dB. No human speaks.",
@@ -82,36 +85,59 @@ def hub_speech(data: DataSection) -> RawSpeech:
     )
 
 
+def asterisk_prompts(data: DataSection) -> RawSpeech:
+    """The telephone prompts of Asterisk, spoken by one woman, out of two packages of Debian (at data.path, if not installed)."""
+    return RawSpeech(
+        name="asterisk_prompts",
+        description="Prompts of the Asterisk telephone system, read by one trained speaker at 8 kHz. Held-out prompts are of the same voice.",
+        license="cc-by-sa-3.0",
+        language="en",
+        origin="Debian packages asterisk-core-sounds-en and asterisk-core-sounds-en-wav",
+        splits=split_prompts(asterisk_clips(data.path)),
+    )
+
+
 SPEECH_SOURCES: dict[str, Callable[[DataSection], RawSpeech]] = {
     "speech": own_speech,
     "hub": hub_speech,
     "synthetic_speech": synthetic_speech,
+    "asterisk_prompts": asterisk_prompts,
 }
 
 
 def _hub_clips(found: HubRows, role: str, data: DataSection) -> list[Clip]:
+    from datasets import Audio
+
     dataset = found.splits[role]
     keys = {"audio_column": data.audio_column, "text_column": data.text_column}
     keys |= {key: name for key in ("speaker_column", "condition_column") if (name := getattr(data, key)) is not None}
+    split = f"the split {role!r} of {found.name}"
     for key, name in keys.items():
-        present = [column for column in dataset.column_names if column.split(".")[0] == name]
-        if not present:
-            check_column(name, dataset.column_names, f"The split {role!r} of {found.name}", key)
+        check_column(name, dataset.column_names, split.capitalize(), key)
+    sounds = dataset.select_columns([data.audio_column])
+    feature = sounds.features[data.audio_column]
+    if not isinstance(feature, Audio) and not (isinstance(feature, dict) and {"bytes", "path"} & set(feature)):
+        raise UserError(f"The column {data.audio_column!r} of {split} is no audio but {feature}; set data.audio_column to the column of audio.")
     clips = []
-    for number, row in enumerate(dataset, start=1):
-        where = f"Row {number} of the split {role!r} of {found.name}"
+    for number, row in enumerate(dataset.select_columns([name for key, name in keys.items() if key != "audio_column"])):
+        where = f"Row {number + 1} of {split}"
         text = check_text(row[data.text_column], where, data.text_column)
         speaker, condition = (_as_name(row, getattr(data, key)) for key in ("speaker_column", "condition_column"))
-        clips.append(Clip(_hub_recording(row[data.audio_column], where, data.audio_column), text, speaker, condition))
+        clips.append(Clip(Recording(functools.partial(_hub_sound, sounds, number, where), where), text, speaker, condition))
     return clips
 
 
-def _hub_recording(value: Any, where: str, column: str) -> Recording:
-    """The content of a sound file as `Audio(decode=False)` hands it out."""
-    if not isinstance(value, dict) or not (value.get("bytes") or value.get("path")):
-        raise UserError(f"{where} has no audio in the column {column!r} ({type(value).__name__}); set data.audio_column to the column of audio.")
-    return Recording(value["bytes"] or Path(value["path"]), f"{where}, {Path(value.get('path') or 'audio').name},")
+def _hub_sound(sounds: Any, number: int, where: str) -> Path | bytes:
+    """The content of a sound file as `Audio(decode=False)` hands it out, or the file. Raises `UnreadableRecording` where a row has neither."""
+    (value,) = sounds[number].values()
+    content: bytes | None = value and value.get("bytes")
+    path: str | None = value and value.get("path")
+    if content:
+        return content
+    if not path:
+        raise UnreadableRecording(where, "has no audio", "mend or remove the row")
+    return Path(path)
 
 
 def _as_name(row: dict[str, Any], column: str | None) -> str | None:
-    return None if column is None or row[column] is None else str(row[column])
+    return None if column is None or row[column] is None else str(row[column]).strip() or None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 from .clips import Clip, Spoken
 from .text_files import decoded_blocks
 
@@ -113,8 +113,13 @@ def synthetic_clips(plan: SyntheticPlan) -> dict[str, list[Clip]]:
     """The clips of train, validation and test, each voice's together.
 
     Raises:
-        UserError: `sentences` is neither a grammar nor a file of sentences.
+        UserError: `sentences` is neither a grammar, which is English, nor a file of sentences.
     """
+    if plan.sentences in GRAMMARS and plan.language.split("-")[0] != "en":
+        raise UserError(
+            f"data.sentences is {plan.sentences!r}, which is English, and data.language is {plan.language!r}; give a text file with a sentence of "
+            "that language on each line."
+        )
     draw_sentence = GRAMMARS.get(plan.sentences) or _lines_of(plan.sentences)
     generator = np.random.default_rng(plan.seed)
     held_out = -(-plan.num_clips // HELD_OUT_SHARE)
@@ -181,8 +186,9 @@ def _lines_of(path: str) -> Callable[[np.random.Generator], str]:
     if not file.is_file():
         raise UserError(
             f"data.sentences is {path!r}, which is no file; give a UTF-8 text file with a sentence on each line or: {', '.join(GRAMMARS)}."
+            f"{nearest(path, GRAMMARS)}"
         )
-    lines = [" ".join(line.split()) for line in "".join(decoded_blocks(file)).splitlines() if line.strip()]
+    lines = [" ".join(line.split()) for line in "".join(decoded_blocks(file)).split("\n") if line.strip()]
     if not lines:
         raise UserError(f"The file {path!r} of data.sentences has no sentences; give it one on each line.")
     longest = max(lines, key=len)

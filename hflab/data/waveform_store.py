@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,18 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..errors import UserError
-from ..speech.audio import as_floats, as_integers, read_waveform
+from ..speech.audio import UnreadableRecording, as_floats, as_integers, read_waveform
 from ..speech.noise import add_noise
-from ..speech.synthesis import Utterance, speak
+from ..speech.synthesis import Utterance, espeak_version, speak
 from .cache_entries import open_entry, write_file
 from .clips import Clip, Recording, Spoken
 
-FORMAT = 1  # raise it when the same clips would be stored differently
+FORMAT = 2  # raise it when the same clips would be stored differently
 WHAT = "the decoded audio"
 ERRORS_SHOWN = 3
+LISTED_BY = "`hflab data check` lists all such recordings."
+GROUPS_AT_ONCE = 4 * (os.cpu_count() or 1)  # so that not all clips wait in memory
+MOST_TOGETHER = 100  # utterances that a process speaks, for the same reason
 QUIETEST = 3e-4  # noise below it would be lost in rounding to 16 bits: the floor of a clip that says nothing
 
 
@@ -42,7 +45,7 @@ class Waveforms:
     """Where each clip begins, and where the last one ends, (clips + 1,) int64."""
     sampling_rate: int
     fingerprint: str
-    """SHA-256 of the samples."""
+    """SHA-256 of the samples and of where clips begin."""
 
     def __len__(self) -> int:
         """Number of clips."""
@@ -65,15 +68,16 @@ def open_waveforms(folder: Path, clips: Sequence[Clip], sampling_rate: int) -> W
         UserError: a recording cannot be read (the first few are named); the disk is full or the folder cannot be used.
     """
     assert clips, "a split has clips"
-    identity = {"format": FORMAT, "rate": sampling_rate, "clips": [_identity(clip.audio) for clip in clips]}
+    synthesizer = espeak_version() if any(isinstance(clip.audio, Spoken) for clip in clips) else None
+    identity = {"format": FORMAT, "rate": sampling_rate, "synthesizer": synthesizer, "clips": [_identity(clip.audio) for clip in clips]}
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
 
     def read(entry: Path) -> Waveforms:
         facts = json.loads((entry / "manifest.json").read_text(encoding="utf-8"))
         starts = np.concatenate([[0], np.cumsum(facts["lengths"], dtype=np.int64)])
         path = entry / "samples.bin"
-        if path.stat().st_size != 2 * starts[-1]:
-            raise ValueError(f"samples.bin has {path.stat().st_size} bytes, not {2 * starts[-1]}")
+        if len(starts) != len(clips) + 1 or path.stat().st_size != 2 * starts[-1]:
+            raise ValueError(f"samples.bin has {path.stat().st_size} bytes, and the manifest {len(starts) - 1} clips of {2 * starts[-1]} bytes")
         samples = np.memmap(path, dtype="<i2", mode="r", shape=(int(starts[-1]),))
         return Waveforms(samples, starts, sampling_rate, facts["sha256"])
 
@@ -88,13 +92,14 @@ def _identity(audio: Recording | Spoken) -> dict[str, Any]:
     if isinstance(audio, Spoken):
         return asdict(audio)
     part = {"start": audio.start_seconds, "end": audio.end_seconds}
-    if isinstance(audio.source, bytes):
-        return {"sha256": hashlib.sha256(audio.source).hexdigest(), **part}
-    try:
-        facts = audio.source.stat()
-    except OSError:
-        raise UserError(f"There is no recording {str(audio.source)!r}; check the path, or remove its row.") from None
-    return {"path": str(audio.source.resolve()), "bytes": facts.st_size, "modified": facts.st_mtime_ns, **part}
+    content = audio.content
+    if isinstance(content, bytes):
+        return {"sha256": hashlib.sha256(content).hexdigest(), **part}
+    found = replace(audio, source=content)
+    if not found.is_there:
+        raise UserError(f"{found.absence} {LISTED_BY}")
+    facts = content.stat()
+    return {"path": str(content.resolve()), "bytes": facts.st_size, "modified": facts.st_mtime_ns, **part}
 
 
 def _write(partial: Path, clips: Sequence[Clip], sampling_rate: int) -> None:
@@ -110,6 +115,7 @@ def _write(partial: Path, clips: Sequence[Clip], sampling_rate: int) -> None:
             yield samples.data
 
     write_file(partial / "samples.bin", blocks(), WHAT)
+    digest.update(json.dumps(lengths).encode())
     facts = {"lengths": lengths, "sha256": digest.hexdigest()}
     write_file(partial / "manifest.json", [json.dumps(facts).encode()], WHAT)
 
@@ -117,36 +123,36 @@ def _write(partial: Path, clips: Sequence[Clip], sampling_rate: int) -> None:
 def _decoded(clips: Sequence[Clip], sampling_rate: int) -> Iterator[np.ndarray]:
     """Each clip's samples (N,) int16, in order, made by threads. Raises `UserError` that names recordings which cannot be read."""
     failed: list[str] = []
-    groups = _groups(clips)
+    groups = clips_by_maker(clips)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as workers:
-        for start in range(0, len(groups), 64):  # so that not all clips wait in memory
-            for made in workers.map(lambda group: _make(group, sampling_rate), groups[start : start + 64]):
+        for start in range(0, len(groups), GROUPS_AT_ONCE):
+            for made in workers.map(lambda group: make_sound(group, sampling_rate), groups[start : start + GROUPS_AT_ONCE]):
                 failed += [result for result in made if isinstance(result, str)]
                 yield from (result for result in made if not isinstance(result, str))
     if failed:
         more = f" And {len(failed) - ERRORS_SHOWN} more." if len(failed) > ERRORS_SHOWN else ""
-        raise UserError(f"{' '.join(failed[:ERRORS_SHOWN])}{more} `hflab data check` lists them all.")
+        raise UserError(f"{' '.join(failed[:ERRORS_SHOWN])}{more} {LISTED_BY}")
 
 
-def _groups(clips: Sequence[Clip]) -> list[list[Recording | Spoken]]:
-    """Clips that are made together: neighbouring utterances of a voice, which one process speaks; each recording by itself."""
+def clips_by_maker(clips: Sequence[Clip]) -> list[list[Recording | Spoken]]:
+    """Clips that are made together: some neighbouring utterances of a voice, which one process speaks; each recording by itself."""
     groups: list[list[Recording | Spoken]] = []
     for clip in clips:
         audio, last = clip.audio, groups[-1][-1] if groups else None
-        if isinstance(audio, Spoken) and isinstance(last, Spoken) and last.voice == audio.voice:
+        if isinstance(audio, Spoken) and isinstance(last, Spoken) and last.voice == audio.voice and len(groups[-1]) < MOST_TOGETHER:
             groups[-1].append(audio)
         else:
             groups.append([audio])
     return groups
 
 
-def _make(group: Sequence[Recording | Spoken], sampling_rate: int) -> list[np.ndarray | str]:
-    """The samples of each, or why there are none."""
+def make_sound(group: Sequence[Recording | Spoken], sampling_rate: int) -> list[np.ndarray | str]:
+    """The samples (N,) int16 of each of a group of `clips_by_maker`, or why there are none. Raises `UserError` where a package is missing."""
     first = group[0]
     if isinstance(first, Recording):
         try:
-            found = read_waveform(first.source, sampling_rate, name=first.name, start_seconds=first.start_seconds, end_seconds=first.end_seconds)
-        except UserError as error:
+            found = read_waveform(first.content, sampling_rate, name=first.name, start_seconds=first.start_seconds, end_seconds=first.end_seconds)
+        except UnreadableRecording as error:
             return [str(error)]
         return [as_integers(found)]
     spoken = [audio for audio in group if isinstance(audio, Spoken)]

@@ -9,7 +9,10 @@ N: samples.
 """
 
 import io
+import logging
 import math
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,10 +25,25 @@ from ..errors import UserError
 EXTENSIONS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aiff", ".aif", ".aifc", ".au", ".w64", ".rf64", ".caf")
 LOWEST_RATE, HIGHEST_RATE = 1000, 768_000  # in Hz; a file that says another is damaged
 BLOCK_SECONDS = 60  # of sound in memory where a recording is read in blocks
+WHOLE = 0.99  # share of the announced sound from which on a recording is taken for whole
+STREAMED = 2**31 - 2**16  # bytes; programs that write to a pipe announce so many or more, for they do not know
+ANNOUNCED_BYTES = re.compile(r"(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)")  # in the notes of libsndfile
+
+logger = logging.getLogger(__name__)
 
 
-class UnreadableRecording(UserError):
-    """The recording itself is at fault: it is missing, no audio, empty or damaged."""
+class UnreadableRecording(UserError):  # noqa: N818 - names what it is raised for
+    """The recording itself is at fault: it is missing, no audio, empty, cut off or damaged.
+
+    Args:
+        shown: what the message calls the recording.
+        reason: what is wrong with it.
+        cure: what to do.
+    """
+
+    def __init__(self, shown: str, reason: str, cure: str) -> None:
+        super().__init__(f"{shown} {reason}; {cure}.")
+        self.reason = reason
 
 
 class SoundBlock(NamedTuple):
@@ -53,7 +71,7 @@ def read_waveform(
         (N,) float32. Float files may exceed ±1.
 
     Raises:
-        UnreadableRecording: it does not exist, is no audio, is empty or holds values that are no numbers; the part lies outside it.
+        UnreadableRecording: it does not exist, is no audio, is empty, is cut off or holds values that are no numbers; the part lies outside it.
         UserError: a package is missing.
     """
     mono, rate = [], sampling_rate
@@ -71,24 +89,39 @@ def read_blocks(
     The arguments are those of `read_waveform`, and so is what is raised.
     """
     shown = name or (source.name if isinstance(source, Path) else "The recording")
-    is_empty = True
+    of_part = _of_part(start_seconds, end_seconds)
+    if not (0 <= start_seconds < math.inf and (end_seconds is None or start_seconds < end_seconds < math.inf)):
+        raise UnreadableRecording(shown, f"has no such part{of_part}", "give a beginning of 0 or more and an end after it, in seconds")
+    num_read = 0
     with _opened(source, shown) as file:
         rate = int(file.samplerate)
         if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-            raise UnreadableRecording(f"{shown} says it has {rate} samples a second, which no recording has; mend it or leave it out.")
+            raise UnreadableRecording(shown, f"says it has {rate} samples a second, which no recording has", "mend it or leave it out")
+        _check_whole(file.extra_info, shown)
         start = round(start_seconds * rate)
         if start > file.frames:
-            raise UnreadableRecording(f"{shown} ends after {file.frames / rate:.2f} s{_of_part(start_seconds, end_seconds)}; mend the times.")
+            raise UnreadableRecording(shown, f"ends after {file.frames / rate:.2f} s{of_part}", "mend the times")
         file.seek(start)
-        left = math.inf if end_seconds is None else max(0, round(end_seconds * rate) - start)
-        while len(samples := file.read(int(min(left, BLOCK_SECONDS * rate)), dtype="float32", always_2d=True)):
+        wanted = math.inf if end_seconds is None else round(end_seconds * rate) - start
+        announced = min(wanted, file.frames - start)
+        while len(samples := file.read(int(min(wanted - num_read, BLOCK_SECONDS * rate)), dtype="float32", always_2d=True)):
             if not np.isfinite(samples).all():
-                raise UnreadableRecording(f"{shown} holds values that are no finite numbers; mend the recording or leave it out.")
+                raise UnreadableRecording(shown, "holds values that are no finite numbers", "mend the recording or leave it out")
             yield SoundBlock(samples, rate)
-            is_empty = False
-            left -= len(samples)
-    if is_empty:
-        raise UnreadableRecording(f"{shown} holds no samples{_of_part(start_seconds, end_seconds)}; leave it out.")
+            num_read += len(samples)
+    if not num_read:
+        raise UnreadableRecording(shown, f"holds no samples{of_part}", "leave it out")
+    if num_read < WHOLE * announced:  # no error: the length of an .mp3 without a full header is a guess
+        logger.warning("%s has %.2f s of sound where %.2f s were announced; check that it is whole.", shown, num_read / rate, announced / rate)
+
+
+def duration_of(file: Path) -> float:
+    """Seconds of sound that a file announces; 0 for one that cannot be read."""
+    try:
+        with _opened(file, file.name) as opened:
+            return float(opened.frames / opened.samplerate)
+    except UnreadableRecording:
+        return 0.0
 
 
 def resampled_length(num_samples: int, rate: int, new_rate: int) -> int:
@@ -125,16 +158,26 @@ def wav_bytes(waveform: np.ndarray, sampling_rate: int) -> bytes:
 def _opened(source: Path | bytes, shown: str) -> Iterator[Any]:
     """The recording as `soundfile` reads it; what it says of a file that it cannot read becomes `UnreadableRecording`."""
     soundfile = _soundfile()
-    if isinstance(source, Path) and not source.is_file():
-        raise UnreadableRecording(f"There is no recording {str(source)!r}; check the path.")
+    if isinstance(source, Path) and not os.path.isfile(source):  # unlike Path.is_file, it takes a name that is too long for one that is not there
+        raise UnreadableRecording("There", f"is no recording {str(source)!r}", "check the path")
+    if isinstance(source, Path) and source.suffix.lower() == ".raw":
+        raise UnreadableRecording(shown, "has no header that says its rate and format", "write it as .wav or .flac")
+    opened = io.BytesIO(source) if isinstance(source, bytes) else os.fsencode(source) if os.name == "posix" else str(source)  # any name of a file
     try:
-        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
+        with soundfile.SoundFile(opened) as file:
             yield file
     except soundfile.LibsndfileError as error:
         reason = str(error).split(": ")[-1].rstrip(".")
-        raise UnreadableRecording(
-            f"{shown} cannot be decoded ({reason}); give one of: {', '.join(EXTENSIONS)}, or mend the file."
-        ) from None
+        raise UnreadableRecording(shown, f"cannot be decoded ({reason})", f"give one of: {', '.join(EXTENSIONS)}, or mend the file") from None
+
+
+def _check_whole(notes: str, shown: str) -> None:
+    """Raise `UnreadableRecording` if libsndfile noted that an uncompressed file has less sound than its header announces."""
+    found = ANNOUNCED_BYTES.search(notes)
+    announced, present = (int(found[1]), int(found[2])) if found else (0, 0)
+    if present < WHOLE * announced and announced < STREAMED:
+        share = f"{100 * present / announced:.0f} %"
+        raise UnreadableRecording(shown, f"is cut off, {share} of the sound that it announces is there", "copy it again or leave it out")
 
 
 def _of_part(start_seconds: float, end_seconds: float | None) -> str:

@@ -1,9 +1,9 @@
 """Speaks for `synthesis.py` in a process of its own: a job as JSON on standard input, 16-bit samples on standard output.
 
-The C library of espeak-ng keeps its random state from utterance to utterance, so that the same words sound the same only in a fresh process. This
+The C library of espeak-ng keeps some state from utterance to utterance, so that the same words sound the same only in a fresh process. This
 file is run by its path and imports nothing of hflab.
 
-    job: {"voice": "en-us+f3", "utterances": [{"text": "one two", "speed": 170, "pitch": 50, "pitch_range": 50}, ...]}
+    job: {"library": path, "data": path, "voice": "en-us+f3", "utterances": [{"text": "one", "speed": 170, "pitch": 50, "pitch_range": 50}, ...]}
     out: the sampling rate, then for each utterance the number of its samples and the samples; little-endian, 4 bytes a number and 2 a sample
 """
 
@@ -19,11 +19,9 @@ RATE, PITCH, RANGE = 1, 3, 4  # espeak_PARAMETER
 
 def main() -> int:
     """Speak the job. Exit status 3: no such voice; 4: the library failed."""
-    import espeakng_loader  # type: ignore[import-not-found,unused-ignore]
-
     job = json.load(sys.stdin)
-    library = ctypes.CDLL(espeakng_loader.get_library_path())
-    rate = library.espeak_Initialize(RETRIEVAL, 0, espeakng_loader.get_data_path().encode(), 0)
+    library = ctypes.CDLL(job["library"])
+    rate = library.espeak_Initialize(RETRIEVAL, 0, job["data"].encode(), 0)
     if rate < LOWEST_RATE:
         return 4
     heard: list[bytes] = []
@@ -40,6 +38,7 @@ def main() -> int:
     sys.stdout.buffer.write(struct.pack("<i", rate))
     for utterance in job["utterances"]:
         heard.clear()
+        library.espeak_ng_SetRandSeed(SEED)  # of the noise in some voices; it would be the time of day
         for parameter, name in ((RATE, "speed"), (PITCH, "pitch"), (RANGE, "pitch_range")):
             library.espeak_SetParameter(parameter, utterance[name], 0)
         text = utterance["text"].encode() + b"\0"
@@ -50,6 +49,7 @@ def main() -> int:
     return 0
 
 
+SEED = ctypes.c_long(1)
 LOWEST_RATE = 8000  # in Hz; below, the number is an error code
 
 if __name__ == "__main__":

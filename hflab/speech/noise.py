@@ -1,4 +1,4 @@
-"""Noise and other changes that make a recognizer robust: of a waveform, by a seeded generator. Knows nothing about data sets and models.
+"""Noise and other changes that make a recogniser robust: of a waveform, by a seeded generator. Knows nothing about data sets and models.
 
 N: samples.
 """
@@ -8,6 +8,10 @@ from collections.abc import Callable
 import numpy as np
 
 from .audio import resample
+
+LOWEST_FREQUENCY = (
+    1 / 800
+)  # of coloured noise, by the sampling rate: 20 Hz of 16 kHz. Nobody hears what is lower, and brown has most of its power there
 
 
 def white(length: int, generator: np.random.Generator) -> np.ndarray:
@@ -41,8 +45,9 @@ def change_speed(waveform: np.ndarray, percent: int) -> np.ndarray:
 
 
 def _coloured(length: int, generator: np.random.Generator, exponent: float) -> np.ndarray:
-    """White noise whose amplitudes are divided by the frequency to the power of `exponent`."""
+    """White noise above `LOWEST_FREQUENCY` whose amplitudes are divided by the frequency to the power of `exponent`."""
     spectrum = np.fft.rfft(generator.standard_normal(length))
-    spectrum /= np.maximum(np.arange(len(spectrum)), 1) ** exponent
+    cycles = np.arange(len(spectrum))
+    spectrum *= (cycles > LOWEST_FREQUENCY * length) / np.maximum(cycles, 1) ** exponent
     noise = np.fft.irfft(spectrum, n=length)
     return (noise / max(float(np.sqrt(np.mean(noise**2))), 1e-12)).astype(np.float32)

@@ -6,7 +6,8 @@ A voice is a language or accent and, after a plus, a variant of timbre: "en-gb-s
 samples, since each list is spoken by a process of its own. Knows nothing about data sets and models.
 """
 
-import importlib.util
+import functools
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, nearest
 from .audio import as_floats, resample
 
 MOST_SECONDS = 600  # of a process; it speaks a hundred times faster than real time
@@ -42,15 +43,56 @@ def speak(voice: str, utterances: Sequence[Utterance], sampling_rate: int) -> li
     Raises:
         UserError: espeak-ng is not installed, or has no such voice.
     """
-    if importlib.util.find_spec("espeakng_loader") is None:
-        raise UserError("Synthetic speech needs the package 'espeakng-loader', which is not installed; run: pip install 'hflab[speech]'")
-    job = json.dumps({"voice": voice, "utterances": [asdict(utterance) for utterance in utterances]})
+    espeak = _espeak()
+    _check_variant(voice, espeak)
+    paths = {"library": str(espeak.library), "data": str(espeak.data)}
+    job = json.dumps({**paths, "voice": voice, "utterances": [asdict(utterance) for utterance in utterances]})
     done = subprocess.run([sys.executable, "-I", str(_PROGRAM)], input=job.encode(), capture_output=True, timeout=MOST_SECONDS, check=False)
     if done.returncode == 3:
-        raise UserError(f"espeak-ng has no voice {voice!r}; give one such as 'en-us', 'en-gb-scotland' or 'cmn', with '+f1' or '+m3' for a variant.")
+        languages = [file.name.lower() for file in (espeak.data / "lang").rglob("*") if file.is_file()]
+        hint = nearest(voice.split("+")[0].lower(), languages)
+        raise UserError(
+            f"espeak-ng has no voice {voice!r}; give a language such as 'en-us', 'en-gb-scotland' or 'cmn', with '+f1' or '+m3' for a variant.{hint}"
+        )
     if done.returncode:
         raise RuntimeError(f"espeak-ng failed with status {done.returncode}: {done.stderr.decode(errors='replace').strip()[-500:]}")
     return _waveforms(done.stdout, len(utterances), sampling_rate)
+
+
+def espeak_version() -> str:
+    """Of the package that brings espeak-ng. Raises `UserError` if it is not installed."""
+    _espeak()
+    return importlib.metadata.version("espeakng-loader")
+
+
+@dataclass(frozen=True)
+class _Espeak:
+    """Where espeak-ng is."""
+
+    library: Path
+    data: Path
+
+
+def _espeak() -> _Espeak:
+    try:
+        import espeakng_loader
+    except ImportError as error:
+        raise UserError("Synthetic speech needs the package 'espeakng-loader', which is not installed; run: pip install 'hflab[speech]'") from error
+    return _Espeak(Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path()))
+
+
+def _check_variant(voice: str, espeak: _Espeak) -> None:
+    """Raise `UserError` for a variant that does not exist: espeak-ng would speak without it and say nothing."""
+    language, plus, variant = voice.partition("+")
+    variants = _variants(espeak.data)
+    if plus and variant not in variants:
+        hint = nearest(variant, variants) or f" There are: {', '.join(variants)}."
+        raise UserError(f"The voice {voice!r} has no variant {variant!r}; give another, or {language!r} alone.{hint}")
+
+
+@functools.cache
+def _variants(data: Path) -> list[str]:
+    return sorted(file.name for file in (data / "voices" / "!v").iterdir())
 
 
 def _waveforms(output: bytes, count: int, sampling_rate: int) -> list[np.ndarray]:
