@@ -1,8 +1,8 @@
 """hflab: recurrent and small Transformer models as first-class Hugging Face citizens.
 
 `import hflab` makes `AutoModelForCausalLM.from_pretrained` and the pipelines of transformers know hflab's model families. The Python equal
-of every command is here too: `hflab.train`, `hflab.resume`, `hflab.evaluate`, `hflab.generate`, `hflab.generate_batch`, `hflab.inspect`,
-`hflab.write_card`, `hflab.publish`.
+of every command is here too: `hflab.check_data`, `hflab.train`, `hflab.resume`, `hflab.evaluate`, `hflab.generate`, `hflab.generate_batch`,
+`hflab.inspect`, `hflab.write_card`, `hflab.publish`.
 """
 
 import importlib
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import evaluate, generate, generate_batch, inspect, resume, train
+    from .api import check_data, evaluate, generate, generate_batch, inspect, resume, train
     from .errors import UserError
     from .generation.options import GenerationOptions
     from .hub.card import write_card
@@ -57,6 +57,7 @@ _PUBLIC = {
     "RecurrentForTokenClassification": ".models.recurrent",
     "RecurrentModel": ".models.recurrent",
     "UserError": ".errors",
+    "check_data": ".api",
     "evaluate": ".api",
     "generate": ".api",
     "generate_batch": ".api",
@@ -89,6 +90,7 @@ __all__ = [
     "RecurrentModel",
     "UserError",
     "__version__",
+    "check_data",
     "evaluate",
     "generate",
     "generate_batch",

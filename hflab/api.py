@@ -15,6 +15,8 @@ from typing import Any
 from accelerate import PartialState
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from .data.speech_check import SpeechCheck, check_speech
+from .data.speech_check_files import write_check
 from .errors import FOLDER_INSTEAD, UserError, cannot_be_loaded
 from .evaluation.report import Evaluated, write_report
 from .evaluation.task_figures import TaskFigures
@@ -26,11 +28,14 @@ from .hub.card import write_card
 from .hub.usage import execute_usage
 from .inspection.loading import load_model
 from .inspection.reading import read_text
+from .inspection.speech_check_picture import draw_check
 from .inspection.writing import Inspection, write_inspection
 from .measuring import load_headed_model, model_folder, open_model
 from .recipe import Recipe, load_recipe
 from .run_folder import RunFolder
 from .training import loop
+from .training.speech_recognition import SpeechRecognition
+from .training.tasks import check_recipe
 
 
 def train(
@@ -54,12 +59,18 @@ def train(
         UserError: a mistake in the recipe or its data, a full disk, or a loss that is no number.
         TrainingInterrupted: asked to stop (Ctrl-C, SIGTERM) and saved; continue with `resume`.
     """
-    if isinstance(recipe, Recipe) and overrides:
-        raise UserError("A Recipe and overrides were given; set the fields of the recipe instead.")
     name = "recipe" if isinstance(recipe, Recipe) else Path(recipe).stem
-    resolved = recipe if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    resolved = _resolved(recipe, overrides)
     run = loop.train(resolved, name=name, output=Path(output), run_name=run_name, command=command or f"hflab.train({str(name)!r}, {overrides!r})")
     return _complete(run, resolved)
+
+
+def _resolved(recipe: str | Path | Recipe, overrides: dict[str, Any] | None) -> Recipe:
+    if not isinstance(recipe, Recipe):
+        return load_recipe(recipe, overrides)
+    if overrides:
+        raise UserError("A Recipe and overrides were given; set the fields of the recipe instead.")
+    return recipe
 
 
 def resume(run: str | Path, overrides: dict[str, Any] | None = None) -> RunFolder:
@@ -76,6 +87,32 @@ def _complete(run: RunFolder, recipe: Recipe) -> RunFolder:
         write_card(run.path)
     PartialState().wait_for_everyone()
     return run
+
+
+def check_data(recipe: str | Path | Recipe, overrides: dict[str, Any] | None = None, *, report: str | Path | None = None) -> SpeechCheck:
+    """Look at every clip of a recipe of speech recognition before training, and find what is wrong.
+
+    Args:
+        recipe: Name of a packaged recipe, a YAML file, or a `Recipe`.
+        overrides: Dotted keys and values that replace the recipe's; not with a `Recipe`.
+        report: Folder for `data_check.json`, `left_out.csv` and the picture `data_check.png`; files of these names are replaced.
+
+    Returns:
+        What was found; `has_problems` says whether anything loses or spoils data.
+
+    Raises:
+        UserError: a mistake in the recipe or its data, but not sound that cannot be read; another task; a folder that cannot be written.
+    """
+    resolved = _resolved(recipe, overrides)
+    if resolved.task != "speech_recognition":
+        raise UserError(f"The recipe's task is {resolved.task!r}; only data of speech_recognition can be checked so far; give a recipe of it.")
+    check_recipe(resolved)
+    task = SpeechRecognition(resolved)
+    found = check_speech(resolved.data, resolved.processor, task.frames(), tokenizer=task.reader().tokenizer)
+    if report is not None:
+        write_check(found, Path(report))
+        draw_check(found, Path(report) / "data_check.png")
+    return found
 
 
 @dataclass(frozen=True)

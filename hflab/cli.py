@@ -1,5 +1,7 @@
 """The command line: one call per command, no logic. Exit status 0, 2 after a user's mistake (one line says which), 130 after Ctrl-C.
 
+`data check` ends with 1 where it finds something that loses or spoils data.
+
 Commands import what they need when they run, so that `--help` and mistakes answer at once.
 """
 
@@ -13,9 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from . import __version__
+from . import __version__, cli_speech
 from .errors import UserError, nearest
 from .recipe import load_recipe, recipe_keys, recipe_names
+from .terminal import without_loading_bars
 
 # options of `generate` that say how text is chosen; an encoder-decoder answers as it was saved while none is given
 DECODING_OPTIONS = ("max_new_tokens", "temperature", "num_beams", "top_k", "top_p", "repetition_penalty", "stop")
@@ -48,7 +51,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_evaluate(commands)
     _add_generate(commands)
+    cli_speech.add_transcribe(_add_command(commands, "transcribe", "Write down recordings, with times.", cli_speech.run_transcribe))
+    about = "Give a speech recognizer a language model: built, tuned on the validation split and saved with it."
+    cli_speech.add_language_model(_add_command(commands, "language-model", about, cli_speech.run_language_model))
     _add_inspect(commands)
+    _add_data(commands)
     _add_card(commands)
     _add_publish(commands)
     _add_hub(commands)
@@ -115,6 +122,12 @@ def _add_inspect(commands: Any) -> None:
     parser.add_argument("--target", help="what an encoder-decoder is to write (default: what it writes by itself)")
     parser.add_argument("--output", type=Path, default=Path("inspect"), help="folder for the files (default: inspect)")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that the model brings; only for a source you trust")
+
+
+def _add_data(commands: Any) -> None:
+    actions = commands.add_parser("data", help="Look at data before training.", allow_abbrev=False).add_subparsers(required=True, metavar="ACTION")
+    about = "Find what is wrong with the speech of a recipe. Exit status 1 if something loses or spoils data, 0 if not."
+    cli_speech.add_data_check(_add_command(actions, "check", about, cli_speech.run_data_check, "--data.path FOLDER"))
 
 
 def _add_card(commands: Any) -> None:
@@ -196,13 +209,6 @@ def _run_recipes(options: argparse.Namespace, overrides: dict[str, str], command
     return 0
 
 
-def _without_loading_bars() -> None:
-    """Turn off the bars by which transformers shows that it reads or writes a file: these models take a moment."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-
-
 def _run_train(options: argparse.Namespace, overrides: dict[str, str], command: str) -> int:
     if (options.recipe is None) == (options.resume is None):
         raise UserError("`hflab train` needs either a recipe or --resume RUN; `hflab recipes` lists the recipes.")
@@ -211,7 +217,7 @@ def _run_train(options: argparse.Namespace, overrides: dict[str, str], command: 
     from . import api
     from .summaries import summarise_run
 
-    _without_loading_bars()
+    without_loading_bars()
     if options.resume is not None:
         run = api.resume(options.resume, overrides)
     else:
@@ -225,7 +231,7 @@ def _run_evaluate(options: argparse.Namespace, overrides: dict[str, str], comman
     from . import api
     from .summaries import describe_figures
 
-    _without_loading_bars()
+    without_loading_bars()
     found = api.measure(
         options.model,
         options.data,
@@ -251,7 +257,7 @@ def _run_generate(options: argparse.Namespace, overrides: dict[str, str], comman
     from .generation.prompt_files import read_prompts
     from .measuring import model_folder
 
-    _without_loading_bars()
+    without_loading_bars()
     prompts = None if options.prompts is None else read_prompts(options.prompts)
     default_temperature = 0.8 if options.num_beams in (None, 1) else 0.0
     chosen = GenerationOptions(
@@ -282,7 +288,7 @@ def _run_generate(options: argparse.Namespace, overrides: dict[str, str], comman
 def _run_inspect(options: argparse.Namespace, overrides: dict[str, str], command: str) -> int:
     from . import api
 
-    _without_loading_bars()
+    without_loading_bars()
     inspection = api.inspect(options.model, options.text, options.target, output=options.output, trust_remote_code=options.trust_remote_code)
     for note in inspection.notes:
         print(note)
@@ -332,7 +338,7 @@ def _run_publish(options: argparse.Namespace, overrides: dict[str, str], command
     from .hub.publishing import PublishOptions
     from .publication import publish
 
-    _without_loading_bars()
+    without_loading_bars()
     publication = publish(
         options.source,
         options.repo_id,

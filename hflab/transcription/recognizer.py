@@ -7,22 +7,20 @@ Rows are cut to their true frames before they are decoded: what is found in a wa
 files and long recordings.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, SequenceFeatureExtractor
 
 from ..data.speech_batches import features_of
 from ..evaluation.model_properties import evaluation_mode
-from ..evaluation.speech_evaluator import run_on_features
+from ..evaluation.speech_evaluator import Decoder, run_on_features
 from ..speech.ctc_decoding import CtcAlphabet, Transcript, greedy_decode
 from ..speech.subtitles import CaptionWord
 
-Decoder = Callable[[Tensor, Tensor, CtcAlphabet], list[Transcript]]
 BATCH_SECONDS = 120.0
 
 
@@ -34,7 +32,6 @@ class Recognizer:
     extractor: SequenceFeatureExtractor
     alphabet: CtcAlphabet
     decode: Decoder = greedy_decode
-    """From log-probabilities (B, T', V), true frames (B,) and the alphabet to transcripts."""
 
     @property
     def sampling_rate(self) -> int:

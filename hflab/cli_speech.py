@@ -1,0 +1,138 @@
+"""The commands of the command line that are about speech: what they take, and one call for each. See `cli.py`."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+from .recipe import load_recipe
+from .terminal import without_loading_bars
+
+FORMATS = ("txt", "srt", "vtt", "json")
+
+
+def add_transcribe(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `hflab transcribe`."""
+    parser.add_argument("model", help="run folder, model folder or Hub id")
+    parser.add_argument("recordings", nargs="+", type=Path, metavar="RECORDING", help="sound files, or folders of them")
+    parser.add_argument("--format", default="txt", help="txt, srt, vtt or json, or several with commas between them (default: txt)")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write a file for each recording here; those that are there are passed over")
+    parser.add_argument("--overwrite", action="store_true", help="write anew what is there already (with --output)")
+    parser.add_argument(
+        "--segments", default="auto", help="where to cut: by silero, energy or windows (default: silero if it is installed, else energy)"
+    )
+    parser.add_argument("--max-seconds", type=float, default=20.0, help="longest piece that is recognised at once (default: 20)")
+    parser.add_argument("--batch-seconds", type=float, default=120.0, help="seconds of sound that the model reads at a time (default: 120)")
+    parser.add_argument("--beams", type=int, help="1: greedily; more: beam search (default: as the model was saved)")
+    parser.add_argument("--language-model", type=Path, metavar="FILE", help="an ARPA file, or one of kenlm, instead of the model's own")
+    parser.add_argument("--hot-word", action="append", default=[], metavar="WORDS", help="word or phrase to expect; may be given several times")
+    parser.add_argument("--trust-remote-code", action="store_true", help="run code that the model brings; only for a source you trust")
+
+
+def run_transcribe(options: argparse.Namespace, overrides: dict[str, str], command: str) -> int:
+    """Recognise, and print or write."""
+    from .recognition import DecoderChoice, open_recognizer
+    from .speech.segmentation import SegmentationOptions
+    from .transcription.recordings import TranscriptionOptions, find_recordings
+    from .transcription.writing import WritingOptions
+
+    segmentation = SegmentationOptions(method=options.segments, max_seconds=options.max_seconds)
+    reading = TranscriptionOptions(segmentation, options.batch_seconds)
+    writing = WritingOptions(tuple(name.strip() for name in options.format.split(",")), options.overwrite, reading)
+    recordings = find_recordings(options.recordings)
+    if options.output is None and (len(writing.formats) > 1 or options.overwrite):
+        raise UserError("Several formats, and --overwrite, go with --output FOLDER; without it one format is printed.")
+    without_loading_bars()
+    choice = DecoderChoice(options.beams, options.language_model, tuple(options.hot_word))
+    recognizer = open_recognizer(options.model, choice, trust_remote_code=options.trust_remote_code)
+    if options.output is None:
+        return _print_transcripts(recognizer, recordings, writing)
+    return _write_transcripts(recognizer, recordings, options.output, writing)
+
+
+def _print_transcripts(recognizer: Any, recordings: list[Path], writing: Any) -> int:
+    from .transcription.recordings import transcribe_file
+    from .transcription.writing import formatted
+
+    with _progress(recordings) as progress:
+        for recording in recordings:
+            spoken = transcribe_file(recognizer, recording, writing.transcription, report=progress.update)
+            progress.clear()
+            if len(recordings) > 1:
+                print(f"== {recording}")
+            print(formatted(spoken, writing.formats[0]), end="", flush=True)
+    return 0
+
+
+def _write_transcripts(recognizer: Any, recordings: list[Path], folder: Path, writing: Any) -> int:
+    from .transcription.writing import write_transcripts
+
+    done = []
+    with _progress(recordings) as progress:
+        for written in write_transcripts(recognizer, recordings, folder, writing, report=progress.update):
+            done.append(written)
+            progress.clear()
+            if written.problem is not None:
+                print(f"hflab: {written.problem}", file=sys.stderr)
+            else:
+                print(" ".join(map(str, written.files)) + ("" if written.spoken else " (was there)"), flush=True)
+    heard = [written.spoken for written in done if written.spoken is not None]
+    seconds, elapsed = sum(spoken.seconds for spoken in heard), sum(spoken.elapsed_seconds for spoken in heard)
+    failed = sum(written.problem is not None for written in done)
+    speed = f", {elapsed / seconds:.4f} of real time" if seconds else ""
+    print(f"{len(heard)} recordings, {seconds:,.1f} s of sound in {elapsed:,.1f} s{speed}; {failed} could not be read.", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def _progress(recordings: list[Path]) -> Any:
+    """A bar of the seconds of sound that are done, whose rate is the inverse of the real-time factor."""
+    from tqdm.auto import tqdm
+
+    from .speech.audio import duration_of
+
+    total = sum(duration_of(recording) for recording in recordings)
+    # disable=None: a bar on terminals only
+    return tqdm(total=round(total, 1), desc="transcribing", unit=" s of sound", disable=None, leave=False)
+
+
+def add_language_model(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `hflab language-model`."""
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="run folder of a speech recognizer")
+    parser.add_argument("--text", type=Path, metavar="FILE", help="UTF-8 text with a sentence on each line (default: the training transcripts)")
+    parser.add_argument("--order", type=int, default=3, help="words of the longest n-grams, 1 to 6 (default: 3)")
+    parser.add_argument("--beams", type=int, default=32, help="beams of the search that is saved (default: 32)")
+
+
+def run_language_model(options: argparse.Namespace, overrides: dict[str, str], command: str) -> int:
+    """Build, tune and save; print what it does."""
+    from .hub.card import write_card
+    from .language_models import add_language_model as add
+
+    without_loading_bars()
+    found = add(options.run_folder, options.text, order=options.order, num_beams=options.beams)
+    write_card(options.run_folder)
+    settings = found.settings
+    print(f"{found.order}-grams of {found.text}; weight {settings.language_model_weight:g}, {settings.word_bonus:+g} for each word.\n")
+    print(f"{'word error rate':20} {'greedy':>10} {'with it':>10}")
+    for split, errors in found.greedy.items():
+        print(f"{split:20} {errors:10.4f} {found.with_language_model[split]:10.4f}")
+    print(f"\nSaved with the model: hflab transcribe {options.run_folder} takes it from now on, and --beams 1 leaves it out.")
+    return 0
+
+
+def add_data_check(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `hflab data check`."""
+    parser.add_argument("recipe", help="name of a recipe of speech_recognition, or a YAML file")
+    parser.add_argument("--report", type=Path, metavar="FOLDER", help="write data_check.json, left_out.csv and the picture data_check.png here")
+
+
+def run_data_check(options: argparse.Namespace, overrides: dict[str, str], command: str) -> int:
+    """Look at every clip, and print what was found."""
+    load_recipe(options.recipe, overrides)  # a mistake is told before torch is even imported
+    from . import api
+    from .summaries import describe_check
+
+    found = api.check_data(options.recipe, overrides, report=options.report)
+    print(describe_check(found))
+    return 1 if found.has_problems else 0

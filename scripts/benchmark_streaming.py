@@ -1,0 +1,219 @@
+"""Live recognition beside that of recordings: errors, latency, speed and memory over a long recording of a model's own held-out clips.
+
+    python scripts/benchmark_streaming.py runs/uni                                  # an hour of its test split, in blocks of 100 ms
+    python scripts/benchmark_streaming.py runs/uni --minutes 10 --pauses 0.05 0.3   # speech with hardly a pause
+    python scripts/benchmark_streaming.py runs/uni --segments windows               # live, the model hears silence too, with one state throughout
+
+The model reads in one direction: hflab train ctc_synthetic_digits --model.bidirectional false --run uni. Clips are drawn one after the other, again
+and again, with faint noise in the pauses between them, and fed as fast as they can be read. Errors of long recordings are counted in groups of some
+minutes, words belonging to where their middle lies. Delays are from the end of a word's last frame to the end of the computation by which an event
+first shows it, in a stream that is fed in time.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hflab.data.speech_batches import PAUSE_LEVEL, EncodedClips
+from hflab.evaluation.speech_metrics import SpeechOutputs, WordErrorRate
+from hflab.measuring import open_model
+from hflab.recognition import DecoderChoice, open_recognizer
+from hflab.speech.segmentation import SegmentationOptions
+from hflab.speech.subtitles import CaptionWord
+from hflab.terminal import without_loading_bars
+from hflab.training.speech_recognition import SpeechRecognition
+from hflab.transcription.recognizer import Recognizer
+from hflab.transcription.recordings import TranscriptionOptions, transcribe_waveform
+from hflab.transcription.streaming import StreamEvent, StreamingOptions, StreamingRecognizer
+
+BLOCK_SECONDS = 0.1
+GROUP_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class LongRecording:
+    """Clips one after the other, each after a pause; made piece by piece, so that it takes no memory."""
+
+    clips: EncodedClips
+    order: list[int]
+    """Numbers of clips in their split."""
+    pauses: list[float]
+    """Seconds before each clip."""
+    sampling_rate: int
+
+    @classmethod
+    def draw(cls, clips: EncodedClips, seconds: float, pauses: tuple[float, float]) -> "LongRecording":
+        """Of at least so many seconds."""
+        generator, rate = np.random.default_rng(1), clips.rows.waveforms.sampling_rate
+        recording = cls(clips, [], [], rate)
+        total = 0.0
+        while total < seconds:
+            for clip in generator.permutation(clips.chosen).tolist():
+                recording.order.append(clip)
+                recording.pauses.append(float(generator.uniform(*pauses)))
+                total += recording.pauses[-1] + clips.rows.waveforms.lengths[clip] / rate
+                if total >= seconds:
+                    break
+        return recording
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """A pause, a clip, a pause, a clip, (N,) float32 each."""
+        generator = np.random.default_rng(2)
+        for clip, seconds in zip(self.order, self.pauses, strict=True):
+            yield generator.standard_normal(round(seconds * self.sampling_rate), dtype=np.float32) * np.float32(PAUSE_LEVEL)
+            yield self.clips.rows.waveforms.waveform(clip)
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """All of it in blocks of `BLOCK_SECONDS`."""
+        size, waiting = round(BLOCK_SECONDS * self.sampling_rate), np.empty(0, np.float32)
+        for piece in self.pieces():
+            waiting = np.concatenate([waiting, piece])
+            for first in range(0, len(waiting) - size + 1, size):
+                yield waiting[first : first + size]
+            waiting = waiting[len(waiting) - len(waiting) % size :]
+        yield waiting
+
+    def references(self) -> list[str]:
+        """What is said in each group of `GROUP_SECONDS`."""
+        groups: list[list[str]] = []
+        place = 0.0
+        for clip, pause in zip(self.order, self.pauses, strict=True):
+            length = self.clips.rows.waveforms.lengths[clip] / self.sampling_rate
+            group = int((place + pause + length / 2) / GROUP_SECONDS)
+            groups += [[] for _ in range(group + 1 - len(groups))]
+            groups[group].append(self.clips.rows.texts[clip])
+            place += pause + length
+        return [" ".join(texts) for texts in groups]
+
+
+@dataclass
+class Streamed:
+    """What was measured of a stream."""
+
+    words: list[CaptionWord] = field(default_factory=list)
+    num_finals: int = 0
+    delays: list[float] = field(default_factory=list)
+    """Seconds, of each word of the final events."""
+    block_seconds: list[float] = field(default_factory=list)
+    """Work for each block."""
+    megabytes: list[float] = field(default_factory=list)
+    """Resident memory at the beginning and every ten minutes of sound."""
+    seconds: float = 0.0
+    """Of sound."""
+
+    def note(self, events: Sequence[StreamEvent], now: float, shown: dict[tuple[str, int], float]) -> None:
+        """Count events that were there at `now`; `shown` knows when each word was first seen, by its text and place."""
+        for event in events:
+            for word in event.words:
+                shown.setdefault((word.text, round(word.start * 1000)), now)
+            if event.kind == "final":
+                self.num_finals += 1
+                self.words += event.words
+                self.delays += [shown[word.text, round(word.start * 1000)] - word.end for word in event.words]
+                heard = round(event.words[-1].end * 1000) if event.words else 0
+                for key in [key for key in shown if key[1] < heard]:
+                    del shown[key]
+
+
+def stream(recognizer: Recognizer, recording: LongRecording, options: StreamingOptions) -> Streamed:
+    """Feed the recording."""
+    live, found = StreamingRecognizer(recognizer, options), Streamed()
+    shown: dict[tuple[str, int], float] = {}
+    ten_minutes = round(600 / BLOCK_SECONDS)
+    for number, block in enumerate(recording.blocks()):
+        if number % ten_minutes == ten_minutes // 60:  # ten seconds after each, when all code that is needed is in memory
+            found.megabytes.append(resident_megabytes())
+        began = time.perf_counter()
+        events = live.feed(block)
+        found.block_seconds.append(time.perf_counter() - began)
+        found.seconds += len(block) / recording.sampling_rate
+        found.note(events, found.seconds + found.block_seconds[-1], shown)
+    found.note(live.finish(), found.seconds, shown)
+    return found
+
+
+def resident_megabytes() -> float:
+    """Memory of this process that is not swapped out (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1000
+
+
+def errors_of(predictions: list[str], references: list[str], normalizer: str) -> str:
+    """The word error rate, and of what errors it is made."""
+    outputs = SpeechOutputs(predictions, references, normalizer)
+    counts = outputs.counts
+    kinds = f"{counts.substitutions.sum()} substituted, {counts.deletions.sum()} deleted, {counts.insertions.sum()} inserted"
+    return f"{100 * WordErrorRate.compute(outputs):.2f} % of {counts.words.sum():,} words ({kinds})"
+
+
+def grouped(words: Sequence[CaptionWord], num_groups: int, joiner: str) -> list[str]:
+    """The text of each group of `GROUP_SECONDS`."""
+    groups: list[list[str]] = [[] for _ in range(num_groups)]
+    for word in words:
+        groups[min(num_groups - 1, int((word.start + word.end) / 2 / GROUP_SECONDS))].append(word.text)
+    return [joiner.join(texts) for texts in groups]
+
+
+def spread(seconds: Sequence[float], unit: str = "s") -> str:
+    """Median, 99 % and greatest of some times."""
+    times = np.array(seconds) * {"s": 1, "ms": 1000}[unit]
+    return f"median {np.median(times):.2f} {unit}, 99 % {np.quantile(times, 0.99):.2f} {unit}, most {times.max():.2f} {unit}"
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="run folder or model folder of a one-directional recurrent recognizer")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of the recording (default: 60)")
+    parser.add_argument("--pauses", type=float, nargs=2, default=(0.3, 3.0), metavar=("LEAST", "MOST"), help="seconds between clips (default: 0.3 3)")
+    parser.add_argument("--chunk-seconds", type=float, default=StreamingOptions.chunk_seconds, help="that the model reads at a time live")
+    parser.add_argument("--segments", default="energy", help="energy or windows: what the model hears live (default: energy)")
+    parser.add_argument("--beams", type=int, default=1, help="above 1: beam search, live at the end of each utterance (default: 1)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured of the stream there")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = parse_arguments()
+    torch.set_num_threads(1)
+    without_loading_bars()
+    task = open_model(arguments.model, split="test").task
+    assert isinstance(task, SpeechRecognition)
+    clips, normalizer = task.prepared.splits["test"], task.recipe.processor.normalizer
+    recognizer = open_recognizer(arguments.model, DecoderChoice(num_beams=arguments.beams))
+    recording = LongRecording.draw(clips, 60 * arguments.minutes, tuple(arguments.pauses))
+    references = recording.references()
+    waveforms = [clips.rows.waveforms.waveform(row) for row in clips.chosen.tolist()]  # all in memory before memory is measured
+    options = StreamingOptions(arguments.chunk_seconds, segmentation=SegmentationOptions(method=arguments.segments))
+    streamed = stream(recognizer, recording, options)
+    joiner = recognizer.alphabet.space
+    print(f"{platform.machine()}, {os.cpu_count()} cores, 1 thread, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
+    print(f"{streamed.seconds / 60:.1f} minutes, {len(recording.order)} clips, pauses of {arguments.pauses[0]:g} to {arguments.pauses[1]:g} s\n")
+    apart = [transcript.text for transcript in recognizer.recognize(waveforms)]
+    print("clips one by one       ", errors_of(apart, [clips.rows.texts[row] for row in clips.chosen.tolist()], normalizer))
+    waveform = np.concatenate(list(recording.pieces()))
+    for method in ("energy", "auto"):
+        spoken = transcribe_waveform(recognizer, waveform, TranscriptionOptions(SegmentationOptions(method=method)))
+        errors = errors_of(grouped(spoken.words, len(references), joiner), references, normalizer)
+        print(f"the recording, {method:8}", errors, f"real-time factor {spoken.real_time_factor:.4f}")
+    print("live                   ", errors_of(grouped(streamed.words, len(references), joiner), references, normalizer))
+    print(f"\n{streamed.num_finals:,} utterances; real-time factor {sum(streamed.block_seconds) / streamed.seconds:.4f}")
+    print(f"work for a block of {1000 * BLOCK_SECONDS:.0f} ms: {spread(streamed.block_seconds, 'ms')}")
+    print(f"delay of a word: {spread(streamed.delays)}, mean {statistics.fmean(streamed.delays):.2f} s")
+    print("resident memory every 10 minutes, in MB:", ", ".join(f"{size:.1f}" for size in streamed.megabytes))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(asdict(streamed)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
