@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from transformers import AutoFeatureExtractor, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, SequenceFeatureExtractor
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModelForCTC,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    SequenceFeatureExtractor,
+)
 from transformers.utils.hub import cached_file
 
 from .data.examples import COLUMNS, EXAMPLE_SOURCES
@@ -25,6 +33,10 @@ from .evaluation.report import Evaluated
 from .models import register_auto_classes
 from .recipe import Recipe, load_recipe, parse_recipe
 from .run_folder import RunFolder
+from .speech.ctc_beam_search import BeamOptions
+from .speech.saved_decoder import load_decoder
+from .training.adapters import load_ctc_adapter
+from .training.pretrained import UNUSED_PARAMETER
 from .training.task import Task, TrainedProcessor
 from .training.tasks import TASKS
 
@@ -69,13 +81,14 @@ def open_model(
     if needs_rows and recipe.task == "causal_lm":
         raise UserError("A report lists the worst and best rows, and the text of causal_lm has no rows; leave --report out.")
     task = TASKS[recipe.task](recipe)
-    loaded, tokenizer = load_headed_model(folder, task.auto_class(), trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code) if task.has_tokenizer else None
+    loaded = _load_weights(folder, task.auto_class(), tokenizer, trust_remote_code=trust_remote_code)
     extractor = load_feature_extractor(folder, trust_remote_code=trust_remote_code) if task.hears else None
     accelerator = Accelerator(cpu=recipe.training.device == "cpu")
     names: Any = loaded.config.id2label
     classes = [names[number] for number in sorted(names)] if task.classifies else None
     with accelerator.main_process_first():
-        task.prepare(TrainedProcessor(tokenizer, classes, extractor))
+        task.prepare(TrainedProcessor(tokenizer, classes, extractor, load_saved_decoder(folder) if task.hears else None, loaded.config))
     splits = task.prepared.splits
     # with no fraction held out, all of given data is one split, named train
     wanted = "train" if data is not None and (recipe.task == "causal_lm" or split not in splits) else split
@@ -122,19 +135,37 @@ def load_headed_model(folder: str, auto_class: Any, *, trust_remote_code: bool) 
     Raises:
         UserError: there is no such model, it needs code that is not trusted, or it was saved with another head and would get a random one.
     """
+    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    return _load_weights(folder, auto_class, tokenizer, trust_remote_code=trust_remote_code), tokenizer
+
+
+def load_tokenizer(folder: str, *, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model. Raises `UserError` if there is none."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise cannot_be_loaded("The model", folder, error, FOLDER_INSTEAD) from None
+    return tokenizer
+
+
+def _load_weights(folder: str, auto_class: Any, tokenizer: PreTrainedTokenizerBase | None, *, trust_remote_code: bool) -> PreTrainedModel:
+    try:
         with _without_loading_report():
+            if auto_class is AutoModelForCTC and (Path(folder) / "adapter_config.json").is_file():
+                assert tokenizer is not None, "a recogniser writes"
+                return load_ctc_adapter(folder, tokenizer, trust_remote_code=trust_remote_code)
             model, report = auto_class.from_pretrained(folder, trust_remote_code=trust_remote_code, output_loading_info=True)
     except (OSError, ValueError) as error:
         raise cannot_be_loaded("The model", folder, error, FOLDER_INSTEAD) from None
-    missing = sorted(report["missing_keys"] & dict(model.named_parameters()).keys())
+    needed = {name for name, _ in model.named_parameters() if name.rpartition(".")[2] != UNUSED_PARAMETER}
+    missing = sorted(report["missing_keys"] & needed)
     saved = model.config.architectures or ["another model"]
     # tied weights hide a head that is missing; weights that found no place then tell of the other one
     if missing or (report["unexpected_keys"] and type(model).__name__ not in saved):
         wanting = f" and has no weights for {missing[0]}, which {type(model).__name__} needs here" if missing else f", not as {type(model).__name__}"
         raise UserError(f"The model {folder!r} was saved as {', '.join(saved)}{wanting}; give a model that was trained for this.")
-    return model, tokenizer
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def load_feature_extractor(folder: str, *, trust_remote_code: bool) -> SequenceFeatureExtractor:
@@ -144,6 +175,18 @@ def load_feature_extractor(folder: str, *, trust_remote_code: bool) -> SequenceF
     except (OSError, ValueError) as error:
         raise cannot_be_loaded("The feature extractor of the model", folder, error, FOLDER_INSTEAD) from None
     return extractor
+
+
+def load_saved_decoder(folder: str) -> BeamOptions | None:
+    """The beam search and language model that were saved with the model in `folder`, a folder or Hub id; None if there are none."""
+
+    def find(name: str) -> Path | None:
+        try:
+            return Path(str(cached_file(folder, name)))
+        except OSError:
+            return None
+
+    return load_decoder(find)
 
 
 def _evaluation_recipe(folder: str, data: str | None, overrides: dict[str, Any]) -> Recipe:
@@ -160,8 +203,8 @@ def _evaluation_recipe(folder: str, data: str | None, overrides: dict[str, Any])
             )
         return load_recipe(known, overrides)
     trained = load_recipe(known) if known is not None else None
-    task = trained.task if trained is not None else "causal_lm"
-    own = "examples" if task in COLUMNS else "speech" if task == "speech_recognition" else "text"  # the source of files of the user
+    task = trained.task if trained is not None else _untold_task(folder)
+    own = "examples" if task in COLUMNS else "speech" if TASKS[task].hears else "text"  # the source of files of the user
     sources = list(_SOURCES[own])
     if data not in sources and not os.path.exists(data):
         raise UserError(f"There is neither a file nor a source {data!r}; give a path or one of: {', '.join(sources)}.")
@@ -178,6 +221,15 @@ def _evaluation_recipe(folder: str, data: str | None, overrides: dict[str, Any])
         name, _, field = key.partition(".")
         values.setdefault(name, {})[field] = value
     return parse_recipe(values)
+
+
+def _untold_task(folder: str) -> str:
+    """The task of a model that was not trained here: speech recognition for those with a head for CTC, else language modelling."""
+    try:
+        made_as = AutoConfig.from_pretrained(folder).architectures or []
+    except (OSError, ValueError):  # who opens the model says what is wrong with it
+        made_as = []
+    return "speech_recognition" if any(name.endswith("ForCTC") for name in made_as) else "causal_lm"
 
 
 def _trained_recipe(folder: str) -> str | Path | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from hflab.cli import main
 from hflab.data.asterisk_prompts import ROOT as ROOT_OF_PACKAGES
@@ -60,6 +61,9 @@ def reader(tmp_path_factory):
     (folder / "vocab.json").write_text(json.dumps({"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}), encoding="utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\na b\n", encoding="utf-8")
     (folder / "prompts.txt").write_text("ROMEO:\nJULIET:\n", encoding="utf-8")
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "conv_dim": [8] * 7}
+    Wav2Vec2Model(Wav2Vec2Config(**shape, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2)).save_pretrained(folder / "small_wav2vec2")
+    Wav2Vec2FeatureExtractor().save_pretrained(folder / "small_wav2vec2")
     (folder / "talk.wav").write_bytes(wav_bytes(np.random.default_rng(0).normal(scale=0.1, size=32000), 16000))
     return folder
 
@@ -108,6 +112,9 @@ def test_every_recipe_runs_for_two_steps(name, reader):
     elif name not in ("own_text", "ctc_human_asterisk"):
         pytest.importorskip(PACKAGES[name.rpartition("_")[2]])
     own = ["--data.path", "my_novel.txt"] if name == "own_text" else []
+    if load_recipe(name).model.pretrained is not None:
+        assert name == "wav2vec2_ctc_synthetic_digits", "another pretrained model needs another small one"
+        own = ["--model.pretrained", "small_wav2vec2"]
     assert main(["train", name, *own, *QUICK, *fewer_rows(name)]) == 0
 
 

@@ -7,6 +7,7 @@ Works for every CTC model of transformers. Rows are cut to their true frames bef
 nothing about recipes or training. Shapes: `B` clips, `T'` frames of logits, `L` labels, `V` vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +20,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, SequenceFeatu
 
 from ..data.example_encoding import IGNORED_LABEL
 from ..data.speech_batches import EncodedClips, SpeechBatches, SpeechBatching
-from ..speech.ctc_decoding import CtcAlphabet, greedy_decode
+from ..speech.ctc_decoding import CtcAlphabet, Transcript, greedy_decode
 from .metrics import Metric
 from .model_properties import evaluation_mode, innermost
+from .padding import MASK, fill_up, outputs_of, padding_reaches, run_apart
 from .sharing import gather_rows, share_of_process
 from .speech_metrics import SpeechOutputs
 
@@ -60,21 +62,27 @@ class FramesOfRows:
     """True frames of each row, (B,) int64."""
 
 
-def run_on_features(model: nn.Module, inputs: dict[str, Tensor], num_samples: Tensor | None = None) -> FramesOfRows:
+def run_on_features(model: nn.Module, inputs: dict[str, Tensor], num_samples: Tensor | None = None, *, nearness: float = 0.0) -> FramesOfRows:
     """Run a CTC model, and tell true frames from padding.
+
+    What is found in a row does not depend on the others: where padding would reach the clip before it, rows of other lengths are run by themselves.
 
     Args:
         model: any CTC model of transformers, in whatever wrapper.
         inputs: what its feature extractor made, on the model's device.
         num_samples: (B,) samples of each row, for models whose extractor hands out no attention mask; default: all of the row.
+        nearness: for training such a model faster: run rows together whose lengths differ by at most this share.
     """
     bare: Any = innermost(model)
-    logits = model(**inputs).logits
     read = inputs[bare.main_input_name]
-    if "attention_mask" in inputs:
-        lengths = inputs["attention_mask"].sum(dim=1)
+    if MASK in inputs:
+        lengths = inputs[MASK].sum(dim=1)
     else:
         lengths = torch.full((len(read),), read.shape[1], device=read.device) if num_samples is None else num_samples.to(read.device)
+    inputs, lengths = fill_up(model, inputs, lengths)
+    is_padded = bool((lengths < inputs[bare.main_input_name].shape[1]).any())
+    apart = is_padded and padding_reaches(model, inputs)
+    logits = run_apart(model, inputs, lengths, nearness) if apart else outputs_of(model, inputs)
     return FramesOfRows(logits, bare._get_feat_extract_output_lengths(lengths).long().clamp(max=logits.shape[1]))
 
 
@@ -89,12 +97,17 @@ def label_nats(frames: FramesOfRows, labels: Tensor, blank: int, *, zero_infinit
     return F.ctc_loss(log_probabilities, labels[real], frames.lengths, real.sum(dim=1), blank=blank, reduction="none", zero_infinity=zero_infinity)
 
 
+Decoder = Callable[[Tensor, Tensor, CtcAlphabet], list[Transcript]]
+"""From log-probabilities (B, T', V), true frames (B,) and the alphabet to transcripts."""
+
+
 @dataclass(frozen=True)
 class SpeechDecoding:
-    """How clips are read: `batch_size` at a time over all processes, and the normaliser that transcripts are scored under."""
+    """How clips are read: `batch_size` at a time over all processes, the normaliser that transcripts are scored under, and the decoder."""
 
     batch_size: int
     normalizer: str
+    decode: Decoder = greedy_decode
 
 
 def evaluate_speech(
@@ -106,7 +119,7 @@ def evaluate_speech(
     *,
     accelerator: Accelerator | None = None,
 ) -> SpeechResults:
-    """Recognise and score all chosen clips, greedily.
+    """Recognise and score all chosen clips.
 
     Args:
         model: on the device it is to run on; its mode and the random number generators stay as they are.
@@ -126,7 +139,7 @@ def evaluate_speech(
             batch = batches.batch(step, share).to(device)
             frames = run_on_features(model, batch.inputs, torch.from_numpy(batch.num_samples))
             nats = label_nats(frames, batch.labels, alphabet.blank).tolist()
-            heard = greedy_decode(frames.logits.float().log_softmax(dim=-1), frames.lengths, alphabet)
+            heard = decoding.decode(frames.logits.float().log_softmax(dim=-1), frames.lengths, alphabet)
             found |= {int(row): (heard[place].text, nats[place]) for place, row in enumerate(batch.rows) if counts and row >= 0}
     results = gather_rows(found, accelerator)
     return SpeechResults(
@@ -137,10 +150,25 @@ def evaluate_speech(
     )
 
 
-def recognise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, inputs: dict[str, Tensor]) -> list[str]:
-    """What a model hears in rows of features, greedily."""
+def log_probabilities_of(model: nn.Module, clips: EncodedClips, extractor: SequenceFeatureExtractor, batch_size: int) -> list[Tensor]:
+    """Logarithms of the probabilities of the tokens at each true frame of each chosen clip, (T', V) float32 on the CPU."""
+    device = next(model.parameters()).device
+    batches = SpeechBatches(clips, extractor, SpeechBatching(batch_size, shuffle=False))
+    found: dict[int, Tensor] = {}
     with evaluation_mode(model):
-        frames = run_on_features(model, inputs)
+        for step in range(batches.steps_per_epoch):
+            batch = batches.batch(step, slice(0, batch_size)).to(device)
+            frames = run_on_features(model, batch.inputs, torch.from_numpy(batch.num_samples))
+            made = frames.logits.float().log_softmax(dim=-1).cpu()
+            rows = zip(batch.rows, made, frames.lengths.tolist(), strict=True)
+            found |= {int(row): values[:length].clone() for row, values, length in rows if row >= 0}
+    return [found[int(row)] for row in clips.chosen]
+
+
+def recognise(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, inputs: dict[str, Tensor], num_samples: Tensor) -> list[str]:
+    """What a model hears in rows of features or waveforms of (B,) samples each, greedily."""
+    with evaluation_mode(model):
+        frames = run_on_features(model, inputs, num_samples)
     heard = greedy_decode(frames.logits.float().log_softmax(dim=-1), frames.lengths, CtcAlphabet.of_tokenizer(tokenizer))
     return [transcript.text for transcript in heard]
 

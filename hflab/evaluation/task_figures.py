@@ -11,6 +11,7 @@ from typing import Any
 
 from ..recipe import Recipe
 from .classification_metrics import CLASSIFICATION_METRICS
+from .contrastive_metrics import CONTRASTIVE_METRICS
 from .masked_metrics import MASKED_METRICS
 from .metrics import METRICS, Metric
 from .sequence_evaluator import TargetLoss
@@ -76,6 +77,9 @@ _TASK_FIGURES: dict[str, TaskFigures] = {
     "token_classification": TaskFigures(_CLASSES, "f1", watched="loss", trained_on="labelled words", counted="num_labels"),
     "speech_recognition": TaskFigures(
         {"loss": LabelLoss, **SPEECH_METRICS}, "word_error_rate", watched="word_error_rate", trained_on="characters", counted="num_words"
+    ),
+    "speech_pretraining": TaskFigures(
+        dict(CONTRASTIVE_METRICS), "contrastive_accuracy", watched="contrastive_accuracy", trained_on="hidden frames", counted="num_frames"
     ),
     "masked_lm": TaskFigures(dict(MASKED_METRICS), "masked_lm_loss", watched="loss", trained_on="masked tokens", counted="num_tokens"),
 }

@@ -43,7 +43,7 @@ def card_metadata(facts: dict[str, Any], recipe: Recipe, evaluation: Evaluation 
         metrics=list(task_figures(recipe).metrics) if evaluation else None,
         base_model=base if base and is_hub_id(base) else None,
         base_model_relation=_relation(recipe) if base and is_hub_id(base) else None,
-        widget=[{"text": facts["prompt"]}] if facts.get("prompt") and recipe.task != "speech_recognition" else None,
+        widget=[{"text": facts["prompt"]}] if facts.get("prompt") and not WORDING[recipe.task].hears else None,
         model_name=facts["name"],
         eval_results=_results(facts, recipe, evaluation) or None,
     )

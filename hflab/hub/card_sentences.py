@@ -152,7 +152,7 @@ def limitation_sentences(facts: dict[str, Any], recipe: Recipe, evaluation: Eval
     classes = ", ".join(inline_code(name) for name in data.get("labels") or [])
     named = f"{escape(data['name'])}{_language(data)}"
     sentences = [wording.limitation.replace("{data}", named).replace("{classes}", classes)]
-    if recipe.model.pretrained is None and recipe.processor.tokenizer in UNITS_OF_VOCABULARY:
+    if recipe.model.pretrained is None and recipe.processor.tokenizer in UNITS_OF_VOCABULARY and "tokenizer_vocab_size" in facts["model"]:
         size, unit = facts["model"]["tokenizer_vocab_size"], UNITS_OF_VOCABULARY[recipe.processor.tokenizer]
         sentences.append(
             f"Its vocabulary of {size:,} holds {unit}s of the training {wording.text} and special tokens: {wording.unknown.format(unit=unit)}."

@@ -31,7 +31,7 @@ PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", 
 KNOWN_FILES = re.compile(
     r"""(config|generation_config|adapter_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|preprocessor_config|processor_config)\.json
     |model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json|adapter_model\.safetensors|merges\.txt|vocab\.(txt|bpe)|(tokenizer|spiece|sentencepiece\.bpe)\.model
-    |chat_template\.jinja|sample\.wav
+    |chat_template\.jinja|sample\.wav|ctc_decoder\.json|language_model\.arpa\.gz
     |README\.md|LICENSE(\.txt|\.md)?|NOTICE|recipe\.yaml|learning_curve\.png|\.gitattributes|\.eval_results/[\w.-]+\.yaml|figures/[\w.-]+\.(png|html)""",
     re.VERBOSE,
 )

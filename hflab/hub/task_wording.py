@@ -35,6 +35,8 @@ class TaskWording:
     """What becomes of a {unit} that the tokenizer does not know."""
     use: str
     """What leads from the Python example to the command below it; empty where there is no command."""
+    hears: bool = False
+    """Whether its inputs are sounds."""
 
 
 _READ_AS_UNKNOWN = "any other {unit} of an input is read as an unknown one"
@@ -102,6 +104,22 @@ WORDING: dict[str, TaskWording] = {
         "answers have gone through the normalizer `{normalizer}`. This measures them again:",
         unknown="no other {unit} is ever written",
         use=", and this writes down a recording, with times:",
+        hears=True,
+    ),
+    "speech_pretraining": TaskWording(
+        pipeline_tag="feature-extraction",
+        title="Feature Extraction",
+        tag="speech-pretraining",
+        kind="speech encoder",
+        text="data",
+        limitation="It makes vectors of sound, writes nothing, and is meant to be fine-tuned on transcripts; it has heard only such sound as it was "
+        "trained on ({data}).",
+        method="Spans of frames of every clip are hidden, the same in every evaluation, and the code of each hidden frame is to be found among those "
+        "of other hidden frames of the clip; codes are the likeliest. Figures compare only with models of as many codes and negatives. This measures "
+        "them again:",
+        unknown="",
+        use="",
+        hears=True,
     ),
     "masked_lm": TaskWording(
         pipeline_tag="fill-mask",

@@ -69,6 +69,19 @@ def _transcribe(model_id: str, prompt: str) -> str:
     )
 
 
+def _represent(model_id: str, prompt: str) -> str:
+    return (
+        "import soundfile\n"
+        "from transformers import AutoFeatureExtractor, AutoModel\n"
+        "from transformers.utils import cached_file\n"
+        f"extractor = AutoFeatureExtractor.from_pretrained({model_id!r}, trust_remote_code=True)\n"
+        f"model = AutoModel.from_pretrained({model_id!r}, trust_remote_code=True)\n"
+        f"samples, rate = soundfile.read(cached_file({model_id!r}, {prompt!r}))\n"
+        'heard = model(**extractor(samples, sampling_rate=rate, return_tensors="pt"))\n'
+        "print(tuple(heard.last_hidden_state.shape))"
+    )
+
+
 _USAGE = {
     "causal_lm": _generate,
     "seq2seq": _answer,
@@ -76,7 +89,9 @@ _USAGE = {
     "token_classification": _classify_words,
     "masked_lm": _fill,
     "speech_recognition": _transcribe,
+    "speech_pretraining": _represent,
 }
+_HEARING = ("speech_recognition", "speech_pretraining")  # tasks whose prompt is a clip
 
 
 def execute_usage(folder: Path, shown_id: str, prompt: str, task: str = "causal_lm") -> dict[str, str]:
@@ -85,7 +100,7 @@ def execute_usage(folder: Path, shown_id: str, prompt: str, task: str = "causal_
     The code that is shown names `shown_id`; the code that runs names `folder`. The seed is fixed outside of the shown code.
     """
     shown = usage_code(task, shown_id, prompt)
-    if task == "speech_recognition" and not (folder / prompt).is_file():
+    if task in _HEARING and not (folder / prompt).is_file():
         return {"code": shown, "error": "the model folder has no clip to try it on, for its data are recordings of people"}
     outcome = run_without_hflab(usage_code(task, str(folder), prompt), model=folder)
     return {"code": shown, "output": outcome.output} if outcome.error is None else {"code": shown, "error": outcome.error}

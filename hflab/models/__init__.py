@@ -8,7 +8,7 @@ knows nothing about data or training.
 
 import dataclasses
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,11 @@ class Family:
         return getattr(importlib.import_module(f".{self.name}", __name__), "FEATURE_EXTRACTOR_CLASS", None)
 
     @property
+    def build_feature_extractor(self) -> Callable[..., SequenceFeatureExtractor] | None:
+        """From a config of the family, and a function that measures features of the data, to its feature extractor; None likewise."""
+        return getattr(importlib.import_module(f".{self.name}", __name__), "build_feature_extractor", None)
+
+    @property
     def heads(self) -> dict[str, type[PreTrainedModel]]:
         """The family's model classes by what their names end in, for example "ForCausalLM"."""
         return importlib.import_module(f".{self.name}", __name__).HEADS
@@ -47,6 +52,7 @@ FAMILIES: dict[str, Family] = {
     "recurrent": Family("recurrent"),
     "mini_transformer": Family("mini_transformer"),
     "gpt2": Family("gpt2", is_own=False),
+    "wav2vec2": Family("wav2vec2", is_own=False),
 }
 
 

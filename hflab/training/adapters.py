@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForCTC, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
 from ..errors import UserError, nearest
@@ -23,7 +23,13 @@ ADAPTER = "default"  # peft's name of the only adapter
 OWN_TARGETS = {
     "recurrent": ["input_projection", "hidden_projection"],
     "mini_transformer": ["query_key_value_projection", "query_projection", "key_value_projection"],
+    **{kind: ["q_proj", "v_proj"] for kind in ("wav2vec2", "hubert", "unispeech", "unispeech-sat", "sew", "data2vec-audio")},
+    **{kind: ["linear_q", "linear_v"] for kind in ("wav2vec2-conformer", "wav2vec2-bert")},
+    "sew-d": ["query_proj", "value_proj"],
+    "wavlm": ["intermediate_dense", "output_dense"],
 }
+# model type: layers whose weights it hands to a function of torch, past any adapter, which would learn nothing
+BYPASSED = {"wavlm": ["q_proj", "k_proj", "v_proj", "out_proj"]}
 TASK_TYPES = {
     "ForCausalLM": "CAUSAL_LM",
     "ForConditionalGeneration": "SEQ_2_SEQ_LM",
@@ -76,7 +82,13 @@ def _targets(model: PreTrainedModel, section: LoraSection) -> list[str]:
                 f"model.lora.target_modules holds {name!r}, which is no layer of {type(model).__name__}; choose from: "
                 f"{', '.join(sorted(layers))}.{nearest(name, layers)}"
             )
-    embedding, output = model.get_input_embeddings(), model.get_output_embeddings()
+    for name in BYPASSED.get(model.config.model_type, []):
+        if name in wanted:
+            raise UserError(
+                f"model.lora.target_modules holds {name!r}, and {type(model).__name__} reads the weights of that layer past any adapter; leave it "
+                "out."
+            )
+    embedding, output = _input_embedding(model), model.get_output_embeddings()
     if isinstance(output, nn.Module) and isinstance(embedding, nn.Module) and output.weight is embedding.weight:
         tied = [name for name in wanted if layers[name] is output or layers[name] is embedding]
         if tied:
@@ -85,6 +97,14 @@ def _targets(model: PreTrainedModel, section: LoraSection) -> list[str]:
                 "uses; leave it out."
             )
     return wanted
+
+
+def _input_embedding(model: PreTrainedModel) -> nn.Module | None:
+    try:
+        embedding = model.get_input_embeddings()
+    except NotImplementedError:  # a model that reads sound
+        return None
+    return embedding if isinstance(embedding, nn.Embedding) else None  # or its convolutions
 
 
 def _default_targets(model: PreTrainedModel) -> list[str]:
@@ -139,3 +159,22 @@ def _save_adapter(model: PreTrainedModel, folder: Path, weights: dict[str, Tenso
             "The adapter names its base by a folder of this machine, %s; before you publish it, write the base's Hub id into adapter_config.json.",
             config.base_model_name_or_path,
         )
+
+
+def load_ctc_adapter(folder: str, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool) -> PreTrainedModel:
+    """The speech recogniser that an adapter alone makes of its base, merged into it; with a new head, it has the outputs of `tokenizer`.
+
+    By peft, for transformers' wav2vec 2.0 has a method of the same name for adapters of another kind. Raises `OSError` and `ValueError` as
+    `from_pretrained` does.
+    """
+    from peft import PeftConfig, PeftModel
+
+    adapter = PeftConfig.from_pretrained(folder)
+    base = str(adapter.base_model_name_or_path)
+    config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
+    if adapter.modules_to_save:
+        config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
+    # a head of another size is the base's own, which the adapter's takes the place of
+    model: Any = AutoModelForCTC.from_pretrained(base, config=config, ignore_mismatched_sizes=True, trust_remote_code=trust_remote_code)
+    merged: PreTrainedModel = PeftModel.from_pretrained(model, folder).merge_and_unload()
+    return merged

@@ -356,7 +356,8 @@ def _finish(session: Session, stopped_by: str) -> None:
     weights = accelerator.get_state_dict(session.model) if sharded else None
     if accelerator.is_main_process:
         save_model_folder(run, session.recipe, model, task.save_processor, weights)
-        facts = {"model": model_facts(model, task.tokenizer, run.model), "training": _training_facts(session, stopped_by)}
+        tokenizer = task.tokenizer if task.has_tokenizer else None
+        facts = {"model": model_facts(model, tokenizer, run.model), "training": _training_facts(session, stopped_by)}
         run.update_facts(status="finished", prompt=task.prompt, evaluation={"split": split, **figures}, **facts)
     accelerator.wait_for_everyone()
     if session.recipe.tracking.trackers:

@@ -47,7 +47,7 @@ def save_model_folder(
     partial.rename(run.model)
 
 
-def model_facts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any]:
+def model_facts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, folder: Path) -> dict[str, Any]:
     """Class, size and hash of the saved weights."""
     weights = sorted(folder.glob("*.safetensors"))
     digest = hashlib.sha256()
@@ -59,5 +59,5 @@ def model_facts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
         "num_trained_parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         "num_bytes": sum(file.stat().st_size for file in weights),
         "weights_sha256": digest.hexdigest(),
-        "tokenizer_vocab_size": len(tokenizer),
+        **({} if tokenizer is None else {"tokenizer_vocab_size": len(tokenizer)}),
     }

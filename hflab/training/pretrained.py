@@ -39,10 +39,17 @@ AUTO_CLASSES = {
     "ForTokenClassification": "AutoModelForTokenClassification",
 }
 MOST_NAMES = 3  # of parameters in a message
+# SpecAugment's vector for hidden frames: speech models that were trained without it have none in their file, and no output depends on it
+UNUSED_PARAMETER = "masked_spec_embed"
 
 
 def load_pretrained_model(
-    section: ModelSection, head: str, *, label_names: Sequence[str] | None = None, vocab_size: int | None = None
+    section: ModelSection,
+    head: str,
+    *,
+    label_names: Sequence[str] | None = None,
+    vocab_size: int | None = None,
+    config_defaults: dict[str, Any] | None = None,
 ) -> PreTrainedModel:
     """Load `section.pretrained` in float32 on the CPU, with the head, the frozen parameters and the adapter that the section asks for.
 
@@ -51,6 +58,7 @@ def load_pretrained_model(
         head: a key of `AUTO_CLASSES`.
         label_names: the classes of a classifier, in the order of their numbers.
         vocab_size: tokens that the model must know; its embedding grows where it has fewer.
+        config_defaults: fields of the config that get other values than in the folder where the section does not set them and the model has them.
 
     Raises:
         UserError: there is no such model, it cannot have this head, its own head does not fit and `new_head` is not set, it is to read from
@@ -58,8 +66,7 @@ def load_pretrained_model(
     """
     assert section.pretrained is not None
     folder = folder_of(section.pretrained)
-    config = _load_config(folder, section)
-    _set_fields(config, section.config)
+    config = load_pretrained_config(section, config_defaults)
     own_labels = list((config.id2label or {}).values()) if label_names is not None else []
     if label_names is not None:
         config.id2label = dict(enumerate(label_names))
@@ -79,10 +86,39 @@ def load_pretrained_model(
     if vocab_size is not None and vocab_size > _num_embeddings(model):
         model.resize_token_embeddings(vocab_size)
     if section.lora is not None:
-        add_adapter(model, section.lora, head, fresh, section.pretrained)
-    elif section.freeze:
+        add_adapter(model, section.lora, head, fresh, folder)
+    _freeze_feature_encoder(model, section, head)
+    if section.freeze:
         freeze(model, section.freeze, fresh)
     return model
+
+
+def load_pretrained_config(section: ModelSection, defaults: dict[str, Any] | None = None) -> PreTrainedConfig:
+    """The config of `section.pretrained` with the fields that the section sets; `defaults` are for others, where the model has them."""
+    assert section.pretrained is not None
+    config = _load_config(folder_of(section.pretrained), section)
+    known = config.to_dict()
+    for name, value in (defaults or {}).items():
+        if name in known and name not in section.config:
+            setattr(config, name, value)
+    _set_fields(config, section.config)
+    return config
+
+
+def _freeze_feature_encoder(model: PreTrainedModel, section: ModelSection, head: str) -> None:
+    """Keep the convolutions that read the waveform as they were pre-trained, if the section says so or it says nothing and transcripts are learnt.
+
+    They were trained on far more sound than there are transcripts of; wav2vec 2.0's own fine-tuning keeps them (Baevski et al. 2020, section 4.3).
+    By the model's own method, which also spares it the gradient of its input.
+    """
+    wanted, method = section.freeze_feature_encoder, getattr(model, "freeze_feature_encoder", None)
+    if wanted and method is None:
+        raise UserError(
+            f"model.freeze_feature_encoder is true, but {type(model).__name__} has no convolutions over the waveform that it could freeze; "
+            "name its parameters by model.freeze."
+        )
+    if method is not None and (head == "ForCTC" if wanted is None else wanted):
+        method()
 
 
 def load_pretrained_tokenizer(section: ModelSection) -> PreTrainedTokenizerBase:
@@ -155,7 +191,8 @@ def _load_weights(folder: str, section: ModelSection, head: str, config: PreTrai
     except OSError as error:
         raise cannot_be_loaded("model.pretrained", section.pretrained, error, "--model.pretrained FOLDER") from None
     mismatched = {entry[0] for entry in report["mismatched_keys"]}
-    return model, (set(report["missing_keys"]) | mismatched) & dict(model.named_parameters()).keys()
+    fresh = (set(report["missing_keys"]) | mismatched) & dict(model.named_parameters()).keys()
+    return model, {name for name in fresh if name.rpartition(".")[2] != UNUSED_PARAMETER}
 
 
 def _renew_head(model: PreTrainedModel, fresh: set[str]) -> set[str]:

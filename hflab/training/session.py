@@ -149,7 +149,8 @@ def open_session(recipe: Recipe, run: RunFolder, accelerator: Accelerator, task:
         unfreezing = GradualUnfreezing(model, recipe.training.unfreeze_every_steps, several_processes=several)
     batches = task.batches()
     averaged = build_averaged_model(model, recipe.training)
-    if getattr(model, "leaves_parameters_unused", recipe.model.pretrained is not None):  # of a foreign model nobody knows; only DDP reads this
+    drops_layers = bool(getattr(model.config, "layerdrop", 0))
+    if getattr(model, "leaves_parameters_unused", recipe.model.pretrained is not None or drops_layers):  # of a foreign model nobody knows; for DDP
         accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
     prepared, optimizer = accelerator.prepare(model, build_optimizer(model, recipe.training))
     if accelerator.scaler is None and accelerator.distributed_type in STEPS_AS_TORCH:

@@ -1,6 +1,8 @@
 """Speech recognition by CTC: hear a clip, write what is said. What a `Task` is stands in `task.py`."""
 
-from collections.abc import Callable
+import dataclasses
+import functools
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,91 +10,70 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import PreTrainedModel, SequenceFeatureExtractor
+from transformers import PreTrainedModel
 
 from ..data.speech_batches import EncodedClips, SpeechBatch, SpeechBatches, SpeechBatching, features_of
-from ..data.speech_corpus import SpeechRows
-from ..data.speech_preparation import ModelFrames, PreparedSpeech, feature_statistics, prepare_speech
-from ..data.speech_sources import SPEECH_SOURCES
-from ..errors import UserError, check_choice
+from ..data.speech_preparation import ModelFrames, PreparedSpeech, prepare_speech
+from ..evaluation.padding import PROBE_SAMPLES, padding_reaches
 from ..evaluation.report import Evaluated, EvaluatedRow
 from ..evaluation.sharing import evenly_drawn
-from ..evaluation.speech_evaluator import LabelLoss, SpeechDecoding, evaluate_speech, label_nats, recognise, run_on_features
+from ..evaluation.speech_evaluator import Decoder, LabelLoss, SpeechDecoding, evaluate_speech, label_nats, recognise, run_on_features
 from ..evaluation.speech_metrics import SPEECH_METRICS, row_errors
-from ..models import FAMILIES, build_model
-from ..recipe import Recipe
-from ..speech.audio import wav_bytes
+from ..speech.ctc_beam_search import BeamOptions, beam_decode
+from ..speech.ctc_decoding import greedy_decode
+from .pretrained import load_pretrained_model
+from .speech_models import SAFE_FIELDS, SpeechReader, check_vocabulary, frames_of_model
+from .speech_task import NEARLY_EQUAL, SpeechTask
 from .starting_model import starting_model
-from .task import Task, TrainedProcessor
+from .task import TrainedProcessor
 
-SAMPLE_FILE = "sample.wav"
+logger = logging.getLogger(__name__)
 
 
-class SpeechRecognition(Task):
+class SpeechRecognition(SpeechTask):
     """A model that scores characters frame by frame; the loss is over all alignments of a transcript with the frames."""
 
     head = "ForCTC"
-    hears = True
     prepared: PreparedSpeech
 
-    @classmethod
-    def check(cls, recipe: Recipe) -> None:
-        """The source must have speech, and the model must hear."""
-        check_choice("data.source for speech_recognition", recipe.data.source, SPEECH_SOURCES)
-        speeds = recipe.data.speed_percents
-        if not speeds or not all(isinstance(speed, int) and 50 <= speed <= 200 for speed in speeds):
-            raise UserError(f"data.speed_percents is {speeds}; give whole numbers from 50 to 200, such as [90, 100, 110].")
-        if recipe.model.pretrained is not None:
-            raise UserError("model.pretrained is set, but speech_recognition trains families from scratch; set model.family: recurrent.")
-
     def prepare(self, trained: TrainedProcessor | None = None) -> None:
-        """Read, split and tokenise the clips; what the features are normalised by is measured on those to train on."""
-        extractor = trained.feature_extractor if trained else None
-
-        def make_extractor(rows: SpeechRows) -> SequenceFeatureExtractor:
-            return extractor or self._build_extractor(rows)
-
+        """Read, split and tokenise the clips; what a new model's features are normalised by is measured on those to train on."""
+        self._beam_options = (trained and trained.beam_options) or BeamOptions()
+        reader = self.reader(trained)
         self.prepared = prepare_speech(
             self.recipe.data,
             self.recipe.processor,
-            self._frames(extractor or self._build_extractor(None)),
-            tokenizer=trained.tokenizer if trained else None,
-            extractor=make_extractor,
+            self._frames_of(reader),
+            tokenizer=reader.tokenizer,
+            extractor=lambda rows: self.extractor_of(reader, rows),
         )
 
-    def _build_extractor(self, rows: SpeechRows | None) -> SequenceFeatureExtractor:
-        """The family's extractor with the sizes of the recipe's model, normalising by the statistics of `rows`."""
-        family = FAMILIES[self._family]
-        extractor_class: Any = family.feature_extractor_class
-        model_config: Any = family.config_class(**self.recipe.model.config)
-        sizes = {"num_mel_bins": model_config.num_mel_bins, "hop_length": model_config.hop_length}
-        plain = extractor_class(**sizes)
-        if rows is None:
-            return plain
-        mean, deviation = feature_statistics(rows, plain.features)
-        return extractor_class(**sizes, mean=mean, standard_deviation=deviation)
+    def frames(self) -> ModelFrames:
+        """How many frames the recipe's model makes of clips."""
+        return self._frames_of(self.reader())
 
-    @property
-    def _family(self) -> str:
-        family = self.recipe.model.family
-        assert family is not None  # `check` demands it
-        return family
-
-    def _frames(self, extractor: Any) -> ModelFrames:
-        """How many frames the recipe's model makes of clips; it is built without weights for that."""
-        with torch.device("meta"):
-            model: Any = build_model(self._family, self.head, self.recipe.model.config)
-        per_clip: Callable[[int], int] = extractor.num_frames
-
-        def count(num_samples: np.ndarray) -> np.ndarray:
-            read = torch.tensor([per_clip(int(samples)) for samples in num_samples])
-            return np.asarray(model._get_feat_extract_output_lengths(read))
-
-        return ModelFrames(extractor.sampling_rate, count)
+    def _frames_of(self, reader: SpeechReader) -> ModelFrames:
+        return frames_of_model(reader.config, self.extractor_of(reader), self.head)
 
     def build_model(self) -> PreTrainedModel:
-        """The family's model with the tokenizer's vocabulary; its blank is the pad token."""
-        return starting_model(self.recipe, self.head, {"vocab_size": len(self.tokenizer), "pad_token_id": self._blank})
+        """The family's model for the tokenizer, whose pad token is its blank; or the pretrained one, with its own head or a fresh one like that."""
+        section = self.recipe.model
+        vocabulary = {"vocab_size": len(self.tokenizer), "pad_token_id": self._blank}
+        if section.pretrained is None:
+            model = starting_model(self.recipe, self.head, {**SAFE_FIELDS, **vocabulary})
+        else:
+            model = load_pretrained_model(section, self.head, config_defaults={**SAFE_FIELDS, **(vocabulary if section.new_head else {})})
+            check_vocabulary(section.pretrained, model.config, self.tokenizer)
+        silence = np.zeros(PROBE_SAMPLES, dtype=np.float32)
+        self._padding_reaches = padding_reaches(model, features_of(self.prepared.extractor, [silence]))
+        if self._padding_reaches:
+            logger.warning(
+                "What this model hears in a clip changes with the padding after it, so only clips of equal length are run together, in training "
+                "those whose lengths differ by at most %g %%; that is slower. Models with layer norm in all convolutions (feat_extract_norm: layer) "
+                "have no need of it.",
+                100 * NEARLY_EQUAL,
+            )
+        return model
 
     @property
     def _blank(self) -> int:
@@ -101,12 +82,9 @@ class SpeechRecognition(Task):
         return blank
 
     def save_processor(self, folder: Path) -> None:
-        """Tokenizer and feature extractor; and a held-out clip to try the model on, where nobody's voice is given away by it."""
+        """The tokenizer, and what every model that hears has."""
+        self.tokenizer.save_pretrained(folder)
         super().save_processor(folder)
-        self.prepared.extractor.save_pretrained(folder)
-        if self.prepared.corpus.raw.is_synthetic:
-            waveforms = self._shown.rows.waveforms
-            folder.joinpath(SAMPLE_FILE).write_bytes(wav_bytes(waveforms.waveform(self._shown_rows(1)[0]), waveforms.sampling_rate))
 
     def batches(self) -> SpeechBatches:
         """Shuffled batches of training clips of about one length, augmented."""
@@ -118,6 +96,7 @@ class SpeechRecognition(Task):
             noise_probability=data.noise_probability,
             join_probability=data.join_probability,
             max_seconds=data.max_clip_seconds,
+            nearness=NEARLY_EQUAL if self._padding_reaches else None,
         )
         return SpeechBatches(self.prepared.splits["train"], self.prepared.extractor, batching)
 
@@ -125,12 +104,12 @@ class SpeechRecognition(Task):
         """Nats of this share's transcripts divided by the labels of the whole step."""
         device = next(model.parameters()).device
         batch = batch.to(device)
-        frames = run_on_features(model, batch.inputs, torch.from_numpy(batch.num_samples))
+        frames = run_on_features(model, batch.inputs, torch.from_numpy(batch.num_samples), nearness=NEARLY_EQUAL)
         nats = label_nats(frames, batch.labels, self._blank, zero_infinity=True)
         return (nats * torch.from_numpy(batch.rows >= 0).to(device)).sum() / batch.num_tokens, None
 
     def evaluate(self, model: nn.Module, accelerator: Accelerator, split: str, *, in_full: bool) -> Evaluated:
-        """Every clip is recognised once, greedily."""
+        """Every clip is recognised once, greedily or by beams."""
         clips = self.prepared.splits[split]
         rows = clips.chosen[evenly_drawn(len(clips.chosen), None if in_full else self.recipe.evaluation.max_examples)]
         results = evaluate_speech(
@@ -138,40 +117,29 @@ class SpeechRecognition(Task):
             self.tokenizer,
             EncodedClips(clips.rows, clips.labels, rows),
             self.prepared.extractor,
-            SpeechDecoding(self.recipe.evaluation.batch_size, self.recipe.processor.normalizer),
+            SpeechDecoding(self.recipe.evaluation.batch_size, self.recipe.processor.normalizer, self._decoder()),
             accelerator=accelerator,
         )
         outputs = results.outputs
         figures = {"loss": LabelLoss.compute(results), **{name: metric.compute(outputs) for name, metric in SPEECH_METRICS.items()}}
         counts = {"num_rows": len(rows), "num_words": int(outputs.counts.words.sum()), "num_seconds": round(results.seconds, 1)}
-        names = [self._clip_name(clips.rows, int(row)) for row in rows]
+        names = [self.clip_name(clips.rows, int(row)) for row in rows]
         found = zip(names, outputs.predictions, outputs.references, row_errors(outputs).tolist(), strict=True)
         return Evaluated({**figures, **counts}, [EvaluatedRow(*row) for row in found], "errors per word")
 
-    @staticmethod
-    def _clip_name(rows: SpeechRows, row: int) -> str:
-        known = [value for value in (rows.speakers[row], rows.conditions[row]) if value]
-        return f"clip {row + 1}" + (f" ({', '.join(known)})" if known else "")
-
-    @property
-    def _shown(self) -> EncodedClips:
-        return self.prepared.splits["validation" if "validation" in self.prepared.splits else "train"]
-
-    def _shown_rows(self, count: int) -> list[int]:
-        chosen = self._shown.chosen
-        return [int(chosen[place]) for place in evenly_drawn(len(chosen), count)]
-
-    @property
-    def prompt(self) -> str:
-        """The name of the clip beside the model."""
-        return SAMPLE_FILE
+    def _decoder(self) -> Decoder:
+        num_beams = self.recipe.evaluation.num_beams
+        if num_beams == 1:
+            return greedy_decode
+        return functools.partial(beam_decode, options=dataclasses.replace(self._beam_options, num_beams=num_beams))
 
     def preview(self, model: PreTrainedModel) -> str:
         """Some held-out clips: what is heard, and what is said."""
-        rows = self._shown_rows(self.recipe.evaluation.sample_examples) if self.recipe.evaluation.sample_examples else []
+        rows = self.shown_rows(self.recipe.evaluation.sample_examples) if self.recipe.evaluation.sample_examples else []
         if not rows:
             return ""
-        clips, device = self._shown.rows, next(model.parameters()).device
-        inputs = features_of(self.prepared.extractor, [clips.waveforms.waveform(row) for row in rows])
-        heard = recognise(model, self.tokenizer, {name: values.to(device) for name, values in inputs.items()})
-        return "\n".join(f"{self._clip_name(clips, row)} → {text} ({clips.texts[row]})" for row, text in zip(rows, heard, strict=True))
+        clips, device = self.shown.rows, next(model.parameters()).device
+        waveforms = [clips.waveforms.waveform(row) for row in rows]
+        inputs = {name: values.to(device) for name, values in features_of(self.prepared.extractor, waveforms).items()}
+        heard = recognise(model, self.tokenizer, inputs, torch.tensor([len(waveform) for waveform in waveforms]))
+        return "\n".join(f"{self.clip_name(clips, row)} → {text} ({clips.texts[row]})" for row, text in zip(rows, heard, strict=True))

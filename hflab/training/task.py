@@ -10,11 +10,12 @@ import transformers
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, SequenceFeatureExtractor
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, SequenceFeatureExtractor
 
 from ..evaluation.report import Evaluated
 from ..evaluation.task_figures import TaskFigures, task_figures
 from ..recipe import Recipe
+from ..speech.ctc_beam_search import BeamOptions
 from .pretrained import AUTO_CLASSES
 
 IGNORED = -100  # label of what is not predicted, as in transformers
@@ -57,11 +58,15 @@ class Prepared(Protocol):
 class TrainedProcessor:
     """What a trained model reads with."""
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerBase | None
     label_names: Sequence[str] | None = None
     """The classes of a classifier, in the order of their numbers."""
     feature_extractor: SequenceFeatureExtractor | None = None
     """What a model that hears makes of waveforms."""
+    beam_options: BeamOptions | None = None
+    """The beam search, with a language model, that was saved with a model that hears."""
+    config: PreTrainedConfig | None = None
+    """The model's, of one that hears."""
 
 
 class Task(ABC):
@@ -70,6 +75,7 @@ class Task(ABC):
     head: ClassVar[str]  # class of the family's HEADS
     classifies: ClassVar[bool] = False  # whether the model has names of classes
     hears: ClassVar[bool] = False  # whether the model reads sound, through a feature extractor
+    has_tokenizer: ClassVar[bool] = True  # whether it reads or writes text
     prepared: Any  # a `Prepared`, of the task's own class
 
     def __init__(self, recipe: Recipe) -> None:

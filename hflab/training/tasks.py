@@ -11,6 +11,7 @@ from .language_modeling import CausalLanguageModeling
 from .masked_language_modeling import MaskedLanguageModeling
 from .optimization import optimizer_class
 from .sequence_to_sequence import SequenceToSequence
+from .speech_pretraining import SpeechPretraining
 from .speech_recognition import SpeechRecognition
 from .task import Task
 
@@ -23,6 +24,7 @@ TASKS: dict[str, type[Task]] = {
     "token_classification": TokenClassification,
     "masked_lm": MaskedLanguageModeling,
     "speech_recognition": SpeechRecognition,
+    "speech_pretraining": SpeechPretraining,
 }
 
 
@@ -35,8 +37,10 @@ def check_recipe(recipe: Recipe) -> None:
     check_choice("task", recipe.task, TASKS)
     TASKS[recipe.task].check(recipe)
     optimizer_class(recipe.training.optimizer)
-    if recipe.evaluation.num_beams > 1 and recipe.task != "seq2seq":
-        raise UserError(f"evaluation.num_beams is {recipe.evaluation.num_beams}, but only seq2seq decodes held-out rows; remove it.")
+    if recipe.evaluation.num_beams > 1 and recipe.task not in ("seq2seq", "speech_recognition"):
+        raise UserError(
+            f"evaluation.num_beams is {recipe.evaluation.num_beams}, but only seq2seq and speech_recognition decode held-out rows; remove it."
+        )
     if recipe.model.family is not None:
         check_choice("model.family", recipe.model.family, FAMILIES)
         check_model_config(recipe.model.family, TASKS[recipe.task].head, recipe.model.config)

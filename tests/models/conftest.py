@@ -49,8 +49,8 @@ def build(cell_type, block_style):
 
     def build_model(head="ForCausalLM", **fields):
         torch.manual_seed(0)
-        fields = {"cell_type": cell_type, "block_style": block_style} | fields
-        return HEADS[head](RecurrentConfig(vocab_size=VOCAB_SIZE, hidden_size=12, num_hidden_layers=2, pad_token_id=0, **fields)).eval()
+        sizes = {"vocab_size": VOCAB_SIZE, "hidden_size": 12, "num_hidden_layers": 2, "pad_token_id": 0}
+        return HEADS[head](RecurrentConfig(**sizes | {"cell_type": cell_type, "block_style": block_style} | fields)).eval()
 
     return build_model
 
@@ -80,6 +80,33 @@ def build_transformer(architecture):
 def tokens():
     """Three rows of nine tokens (B, T), none of them padding."""
     return torch.randint(1, VOCAB_SIZE, (3, 9), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def recogniser(build):
+    """Builds a tiny speech recogniser of six mel bands, in evaluation mode; keyword arguments are config fields."""
+
+    def build_recogniser(**fields):
+        sizes = {"num_mel_bins": 6} | ({"embedding_size": 6} if fields.get("num_conv_layers") == 0 else {})
+        return build("ForCTC", **sizes | fields)
+
+    return build_recogniser
+
+
+@pytest.fixture
+def speech():
+    """Features (4, 29, 6) and their mask; what stands at padding is as large as the rest, so that it would be noticed.
+
+    The rows have 29 frames, odd, 16, a multiple of every stride, 5 and 1, fewer than one stride.
+    """
+    features = torch.randn(4, 29, 6, generator=torch.Generator().manual_seed(1))
+    return {"input_features": features, "attention_mask": (torch.arange(29) < torch.tensor([29, 16, 5, 1])[:, None]).long()}
+
+
+@pytest.fixture
+def transcripts():
+    """Labels (4, 3) for `speech`."""
+    return torch.tensor([[3, 3, 7], [9, 4, -100], [5, -100, -100], [8, -100, -100]])
 
 
 STAND_INS = {

@@ -19,12 +19,17 @@ def test_survives_a_round_trip_with_unknown_keys(tmp_path, cell_type, block_styl
         embedding_size=8,
         recurrent_dropout=0.5,
         eos_token_id=[1, 2],
+        num_mel_bins=40,
+        num_conv_layers=3,
+        mask_time_prob=0.25,
+        ctc_zero_infinity=False,
         a_new_key={"x": [1]},
     )
     config.save_pretrained(tmp_path)
     loaded = RecurrentConfig.from_pretrained(tmp_path)
     assert loaded.to_dict() == config.to_dict() | {"_name_or_path": loaded._name_or_path}
     assert loaded.a_new_key == {"x": [1]}
+    assert (loaded.num_mel_bins, loaded.num_conv_layers, loaded.mask_time_prob, loaded.ctc_zero_infinity) == (40, 3, 0.25, False)
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "recurrent"
 
 
@@ -66,6 +71,27 @@ def test_an_encoder_decoder_has_a_config_for_each_part():
     assert plain.get_text_config(decoder=True) is plain
 
 
+@pytest.mark.parametrize("num_conv_layers", range(5))
+@pytest.mark.parametrize("conv_kernel_size", [1, 2, 3, 5, 8])
+def test_frames_that_a_speech_recogniser_makes_and_looks_back_on(num_conv_layers, conv_kernel_size):
+    """As convolutions with stride 2 do it: half of the frames, rounded up, each of which sees so many of those below."""
+    config = RecurrentConfig(num_conv_layers=num_conv_layers, conv_kernel_size=conv_kernel_size, hop_length=100)
+    factor = config.subsampling_factor
+    assert factor == [1, 2, 4, 8, 16][num_conv_layers]
+    assert config.inputs_to_logits_ratio == 100 * factor
+    for num_frames in (0, 1, 2, 5, 16, 17, 99):
+        halved = num_frames
+        for _ in range(num_conv_layers):
+            halved = (halved + 1) // 2
+        assert config.num_output_frames(num_frames) == halved
+    assert config.num_output_frames(torch.tensor([0, 1, 16, 17])).tolist() == [config.num_output_frames(count) for count in (0, 1, 16, 17)]
+    earliest = 1000 * factor  # the first frame of features that output frame 1000 sees
+    for layer in reversed(range(num_conv_layers)):
+        earliest = earliest - (conv_kernel_size - 1) * 2**layer
+    assert config.lookback_frames % factor == 0
+    assert config.lookback_frames - factor < 1000 * factor - earliest <= config.lookback_frames
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_have_no_weights_that_nobody_would_initialise(name):
     activation = ACT2FN[name]
@@ -89,6 +115,16 @@ def test_activations_have_no_weights_that_nobody_would_initialise(name):
         ({"pooling": "means"}, ["last, mean, max", "Did you mean 'mean'?"]),
         ({"attention_type": "aditive"}, ["multiplicative, additive, none", "Did you mean 'additive'?"]),
         ({"classifier_dropout": 1}, ["classifier_dropout is 1", "[0, 1)"]),
+        ({"num_mel_bins": 0}, ["num_mel_bins is 0", "at least 1"]),
+        ({"hop_length": 0}, ["hop_length is 0", "at least 1"]),
+        ({"conv_kernel_size": 0}, ["conv_kernel_size is 0", "at least 1"]),
+        ({"mask_time_length": 0}, ["mask_time_length is 0", "at least 1"]),
+        ({"mask_feature_length": -1}, ["mask_feature_length is -1", "at least 1"]),
+        ({"mask_time_prob": 1.0}, ["mask_time_prob is 1.0", "[0, 1)"]),
+        ({"mask_feature_prob": -0.5}, ["mask_feature_prob is -0.5", "[0, 1)"]),
+        ({"mask_feature_prob": 0.1, "num_mel_bins": 10}, ["mask_feature_length is 10", "num_mel_bins (10)"]),
+        ({"num_conv_layers": -1}, ["num_conv_layers is -1", "from 0 to 4"]),
+        ({"num_conv_layers": 5}, ["num_conv_layers is 5", "from 0 to 4"]),
         ({"input_dropout": 1.0}, ["input_dropout is 1.0", "[0, 1)"]),
         ({"embedding_dropout": -0.1}, ["embedding_dropout is -0.1", "[0, 1)"]),
         ({"recurrent_dropout": 2}, ["recurrent_dropout is 2", "[0, 1)"]),
@@ -104,7 +140,9 @@ def test_refuses_what_cannot_be_built(fields, words):
     assert [word for word in words if word not in str(error.value)] == []
 
 
-@pytest.mark.parametrize("fields", [{"hidden_size": "64"}, {"cell_type": 3}, {"use_cache": "yes"}, {"input_dropout": "0.5"}])
+@pytest.mark.parametrize(
+    "fields", [{"hidden_size": "64"}, {"cell_type": 3}, {"use_cache": "yes"}, {"input_dropout": "0.5"}, {"num_conv_layers": 2.0}]
+)
 def test_refuses_values_of_the_wrong_type(fields):
     with pytest.raises(StrictDataclassFieldValidationError, match=next(iter(fields))):
         RecurrentConfig(**fields)

@@ -87,6 +87,8 @@ def test_saves_and_loads(build, tokens, tmp_path, head):
     model.save_pretrained(tmp_path)
     loaded = HEADS[head].from_pretrained(tmp_path).eval()
     inputs = {"input_ids": tokens} | ({"decoder_input_ids": tokens} if model.config.is_encoder_decoder else {})
+    if model.main_input_name == "input_features":
+        inputs = {"input_features": torch.randn(3, 9, model.config.num_mel_bins)}
     assert torch.equal(loaded(**inputs)[0], model(**inputs)[0])
     assert not loaded.training
 

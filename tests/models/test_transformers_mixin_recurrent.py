@@ -27,10 +27,12 @@ from hflab.models.recurrent import (
     RecurrentConfig,
     RecurrentForCausalLM,
     RecurrentForConditionalGeneration,
+    RecurrentForCTC,
     RecurrentForSequenceClassification,
     RecurrentForTokenClassification,
     RecurrentModel,
 )
+from hflab.models.recurrent.ctc_recurrent import ConvolutionalSubsampling
 
 TESTS_FOLDER = os.environ.get("HFLAB_TRANSFORMERS_TESTS")
 if TESTS_FOLDER is None:
@@ -51,10 +53,12 @@ EXPLAINED_SKIPS = {
     r"does not propagate hidden states": "an encoder-decoder calls them encoder_hidden_states and decoder_hidden_states",
     r"_keep_in_fp32_modules": "no module has to stay in float32",
     r"TP plan": "a recurrence is not split over devices; large models shard by FSDP",
+    r"No model with a differentiable loss": "it looks for one weight, and convolutions have more; test_ctc_training_recurrent.py has adapters there",
     r"No conversion found": "no older checkpoint format exists to convert from",
     r"[Ss]tateful|[Aa]ssist|[Ss]peculat": "a state cannot take tokens back; test_generation_recurrent.py sees it refused",
     r"support padding": "the mixin takes models without attention for unable to pad; test_generation_recurrent.py pads",
-    r"features": "no image, audio or video goes in",
+    r"features": "no image or video goes in",
+    r"doesn't use `inputs_embeds`|test_resize_embeddings": "a speech recogniser reads features; test_ctc_recurrent.py sees resizing refused",
     r"requires (an? )?(multiple )?accelerators?|requires CUDA|requires GPU": "needs a GPU; test_training_recurrent.py offloads on the CPU",
     r"requires (Flash Attention|Flex|flex|MPS|bitsandbytes)": "needs another device or a package for attention",
     r"requires (the )?kernels|requires deepspeed|deepspeed": "needs a package that this family does not use",
@@ -237,6 +241,56 @@ class TestEncoderDecoderWithoutAttention(EncoderDecoderMixinTests, unittest.Test
         with pytest.raises(ValueError, match="attention_type is 'none'"):
             model(**inputs, output_attentions=True)
         assert len(model(**inputs, output_hidden_states=True).decoder_hidden_states) == config.num_hidden_layers + 1
+
+
+class SpeechTester(RecurrentModelTester):
+    """The same with features."""
+
+    num_frames = 27  # which the convolutions make seven of, `seq_length`
+
+    def get_config(self):
+        config = super().get_config()
+        config.num_mel_bins = 6
+        return config
+
+    def prepare_config_and_inputs_for_common(self):
+        features = torch.randn(self.batch_size, self.num_frames, 6, device=common.torch_device)
+        attention_mask = torch.ones(self.batch_size, self.num_frames, dtype=torch.long, device=common.torch_device)
+        attention_mask[0, -5:] = 0
+        return self.get_config(), {"input_features": features, "attention_mask": attention_mask}
+
+
+class SpeechMixinTests(RecurrentMixinTests):
+    """The mixin on the speech recogniser."""
+
+    all_model_classes = (RecurrentForCTC,)
+    base_model_name = "RecurrentSpeechEncoder"
+    model_tester_class = SpeechTester
+    test_resize_embeddings = False
+
+    def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
+        """The mixin's labels are all 0, which is the blank."""
+        inputs = super()._prepare_for_class(inputs_dict, model_class)
+        labels = torch.tensor([[3, 4, 5]] * self.model_tester.batch_size, device=common.torch_device)
+        return inputs | ({"labels": labels} if return_labels else {})
+
+    def test_model_get_set_embeddings(self):
+        """What stands for an embedding is the convolutions, as in transformers' own speech models."""
+        config, _ = self.model_tester.prepare_config_and_inputs_for_common()
+        model = RecurrentForCTC(config)
+        assert model.get_input_embeddings() is model.model.subsampling
+        other = ConvolutionalSubsampling(config)
+        model.set_input_embeddings(other)
+        assert model.get_input_embeddings() is model.model.subsampling is other
+
+
+def speech_class(name, **config):
+    return type(name, (SpeechMixinTests, unittest.TestCase), {"model_config": config})
+
+
+TestSpeechLstmStacked = speech_class("TestSpeechLstmStacked")
+TestSpeechGruResidual = speech_class("TestSpeechGruResidual", cell_type="gru", block_style="residual", embedding_size=8)
+TestSpeechBidirectional = speech_class("TestSpeechBidirectional", bidirectional=True)
 
 
 def test_skips_decided_beforehand_are_explained():

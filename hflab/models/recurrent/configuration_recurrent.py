@@ -238,12 +238,17 @@ class RecurrentConfig(PreTrainedConfig):
                 raise ValueError(f"{name} is {value}, but must be at least 1; set it to a positive integer.")
         for name in _PROBABILITIES:
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be a probability in [0, 1); set it to 0 for no dropout.")
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be a probability in [0, 1); set it to 0 for none.")
         for name in _POSITIVE_NUMBERS:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be above 0; leave it out for its default.")
         if not 0 <= self.num_conv_layers <= 4:
             raise ValueError(f"num_conv_layers is {self.num_conv_layers}, but must be from 0 to 4; each convolution halves the frames of speech.")
+        if self.mask_feature_prob > 0 and self.mask_feature_length >= self.num_mel_bins:
+            raise ValueError(
+                f"mask_feature_length is {self.mask_feature_length}, but must be below num_mel_bins ({self.num_mel_bins}), or no span would leave "
+                "a band; make it smaller or mask_feature_prob 0."
+            )
         if self.intermediate_size is not None and self.block_style == "stacked":
             raise ValueError(
                 f"intermediate_size is {self.intermediate_size}, but stacked blocks have no feed-forward; leave it out or set block_style='residual'."

@@ -76,8 +76,14 @@ class RecurrentSpeechEncoder(RecurrentStack):
     """Subsampling and blocks, without a head."""
 
     main_input_name = "input_features"
+    _input_embed_layer = "subsampling"  # whose output gets a gradient for adapters under reentrant gradient checkpointing
 
     def __init__(self, config: RecurrentConfig) -> None:
+        if config.num_conv_layers == 0 and config.embedding_size != config.num_mel_bins:
+            raise ValueError(
+                f"num_conv_layers is 0, so that the blocks read the {config.num_mel_bins} mel bands themselves, but embedding_size is "
+                f"{config.embedding_size}; set it to {config.num_mel_bins}, or num_conv_layers to 1 or more."
+            )
         super().__init__(config)
         self.subsampling = ConvolutionalSubsampling(config)
         self._add_blocks()
@@ -101,7 +107,8 @@ class RecurrentSpeechEncoder(RecurrentStack):
         refuse_unknown(kwargs, _ARGUMENTS)
         cache = self._cache_to_fill(past_key_values, use_cache)
         lengths = self._lengths(input_features, attention_mask, num_context_frames)
-        embeds = self.subsampling(_spec_augment(input_features, lengths, self.config) if self.training else input_features)
+        features = input_features.to(self.dtype)  # extractors make float32, whatever the model is in
+        embeds = self.subsampling(_spec_augment(features, lengths, self.config) if self.training else features)
         num_dropped = num_context_frames // self.config.subsampling_factor
         embeds = embeds[:, num_dropped:]
         mask = None
@@ -142,6 +149,8 @@ class RecurrentForCTC(RecurrentPreTrainedModel):
     main_input_name = "input_features"
 
     def __init__(self, config: RecurrentConfig) -> None:
+        if not 0 <= (config.pad_token_id or 0) < config.vocab_size:
+            raise ValueError(f"pad_token_id is {config.pad_token_id}, but CTC's blank must be one of the {config.vocab_size} tokens of vocab_size.")
         super().__init__(config)
         self.model = RecurrentSpeechEncoder(self.config)
         both_ways = config.bidirectional and config.block_style == "stacked"
@@ -168,7 +177,8 @@ class RecurrentForCTC(RecurrentPreTrainedModel):
             past_key_values: State to continue from, as an earlier call returned it; updated in place and returned. One-directional models only.
             use_cache: Whether to return the state; by default the config's `use_cache` when the model reads one way and is not training.
             num_context_frames: The first so many frames were read before and are given again, since the convolutions look back: a multiple of the
-                config's `subsampling_factor`, at least its `lookback_frames` for the logits of the whole. They have no logits.
+                config's `subsampling_factor`, at least its `lookback_frames` (or all there were) for the logits of the whole. They have no logits.
+                The other frames of every call but the last must be such a multiple too.
             **kwargs: `num_items_in_batch`, the number of labels in all micro-batches of a step, which divides the summed loss instead of the number
                 at hand; `output_hidden_states` and the like. Any other name is refused.
 
@@ -192,8 +202,8 @@ class RecurrentForCTC(RecurrentPreTrainedModel):
         if attention_mask is None:
             lengths = torch.full((len(logits),), logits.shape[1], device=logits.device)
         else:
-            lengths = self.config.num_output_frames(attention_mask.sum(dim=1)) - num_dropped
-            blank = F.one_hot(torch.tensor(self._blank, device=logits.device), self.config.vocab_size) * _CERTAIN
+            lengths = (self.config.num_output_frames(attention_mask.bool().sum(dim=1)) - num_dropped).clamp(min=0)
+            blank = (torch.arange(self.config.vocab_size, device=logits.device) == self._blank) * _CERTAIN
             # whoever decodes a batch with its padding, as transformers' pipeline does, finds nothing there
             logits = torch.where(_mask_of(lengths, logits.shape[1])[:, :, None], logits, blank.to(logits.dtype))
         loss = None if labels is None else self._loss(logits, lengths, labels, kwargs.get("num_items_in_batch"))
@@ -203,6 +213,17 @@ class RecurrentForCTC(RecurrentPreTrainedModel):
     def _blank(self) -> int:
         return self.config.pad_token_id or 0
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Refused: there is no embedding of tokens.
+
+        Raises:
+            NotImplementedError: Always; says what to do.
+        """
+        raise NotImplementedError(
+            "A speech recogniser has no token embedding to resize; for another vocabulary load it with "
+            "from_pretrained(folder, vocab_size=..., ignore_mismatched_sizes=True), which begins a new lm_head."
+        )
+
     def _get_feat_extract_output_lengths(self, input_lengths: Tensor) -> Tensor:
         """Frames of logits for so many frames of features, under the name that transformers' speech models have for it."""
         lengths: Tensor = self.config.num_output_frames(input_lengths)
@@ -210,6 +231,8 @@ class RecurrentForCTC(RecurrentPreTrainedModel):
 
     def _loss(self, logits: Tensor, lengths: Tensor, labels: Tensor, num_labels: Tensor | int | None) -> Tensor:
         """Nats of all alignments of the labels (B, L) with the frames, by the number of labels."""
+        if not torch.compiler.is_compiling():
+            self._check_labels(labels, len(logits))
         real = labels != _IGNORED
         nats = F.ctc_loss(
             logits.float().log_softmax(dim=-1).transpose(0, 1),
@@ -222,6 +245,17 @@ class RecurrentForCTC(RecurrentPreTrainedModel):
         )
         return nats / (real.sum().clamp(min=1) if num_labels is None else num_labels)
 
+    def _check_labels(self, labels: Tensor, num_rows: int) -> None:
+        """Raise `ValueError` for what torch's loss would read beyond its memory for, or count wrongly."""
+        if labels.dim() != 2 or len(labels) != num_rows:
+            raise ValueError(f"labels has shape {tuple(labels.shape)}; ({num_rows}, L) is needed, one row of tokens for each row of features.")
+        wrong = (labels != _IGNORED) & ((labels < 0) | (labels >= self.config.vocab_size) | (labels == self._blank))
+        if wrong.any():
+            raise ValueError(
+                f"labels holds {labels[wrong][0].item()}, but a transcript has tokens from 0 to {self.config.vocab_size - 1} without the blank, "
+                f"{self._blank}; fill short rows up with {_IGNORED}."
+            )
+
 
 def _mask_of(lengths: Tensor, num_frames: int) -> Tensor:
     """(B, T) bool, True at each row's first so many frames."""
@@ -232,7 +266,8 @@ def _spec_augment(features: Tensor, lengths: Tensor | None, config: RecurrentCon
     """Set spans of time and bands of frequency to zero, which is the mean (Park et al. 2019, arXiv:1904.08779, section 2).
 
     As many spans of `mask_time_length` frames begin, anywhere in a row's real frames, as would hide `mask_time_prob` of it if they met nowhere;
-    likewise bands. A share of a span is drawn as a whole one with that probability.
+    likewise bands. A share of a span is drawn as a whole one with that probability. Never so many that they could hide all of a row: one that is no
+    longer than a span stays as it is.
     """
     B, T, M = features.shape
     for size, dimension, share, span in (
@@ -246,7 +281,8 @@ def _spec_augment(features: Tensor, lengths: Tensor | None, config: RecurrentCon
             reach = lengths[:, None]
         most = int(share * size / span) + 1
         starts = torch.rand(B, most, device=features.device) * (reach - span + 1).clamp(min=1)
-        drawn = torch.arange(most, device=features.device) < share * reach / span + torch.rand(B, 1, device=features.device) - 1
+        wanted = share * reach / span + torch.rand(B, 1, device=features.device) - 1
+        drawn = torch.arange(most, device=features.device) < wanted.clamp(max=(reach - 1) // span)
         places = torch.arange(size, device=features.device)
         first = starts.floor()[:, :, None]
         hidden = ((places >= first) & (places < first + span) & drawn[:, :, None]).any(dim=1)
