@@ -15,7 +15,9 @@ FORMATS = ("txt", "srt", "vtt", "json")
 def add_transcribe(parser: argparse.ArgumentParser) -> None:
     """The arguments of `hflab transcribe`."""
     parser.add_argument("model", help="run folder, model folder or Hub id")
-    parser.add_argument("recordings", nargs="+", type=Path, metavar="RECORDING", help="sound files, or folders of them")
+    parser.add_argument("recordings", nargs="*", type=Path, metavar="RECORDING", help="sound files, or folders of them")
+    parser.add_argument("--stream", metavar="SOURCE", help="write down live sound: - (standard input) or microphone; for models that read one way")
+    parser.add_argument("--json", action="store_true", help="with --stream: a line of JSON for every event, partial ones too")
     parser.add_argument("--format", default="txt", help="txt, srt, vtt or json, or several with commas between them (default: txt)")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="write a file for each recording here; those that are there are passed over")
     parser.add_argument("--overwrite", action="store_true", help="write anew what is there already (with --output)")
@@ -40,12 +42,19 @@ def run_transcribe(options: argparse.Namespace, overrides: dict[str, str], comma
     segmentation = SegmentationOptions(method=options.segments, max_seconds=options.max_seconds)
     reading = TranscriptionOptions(segmentation, options.batch_seconds)
     writing = WritingOptions(tuple(name.strip() for name in options.format.split(",")), options.overwrite, reading)
+    if (options.stream is None) == (not options.recordings):
+        raise UserError("`hflab transcribe` needs either recordings or --stream SOURCE; give one or more sound files, or --stream -.")
     recordings = find_recordings(options.recordings)
     if options.output is None and (len(writing.formats) > 1 or options.overwrite):
         raise UserError("Several formats, and --overwrite, go with --output FOLDER; without it one format is printed.")
     without_loading_bars()
     choice = DecoderChoice(options.beams, options.language_model, tuple(options.hot_word))
     recognizer = open_recognizer(options.model, choice, trust_remote_code=options.trust_remote_code)
+    if options.stream is not None:
+        from .transcription.live import transcribe_live
+
+        transcribe_live(recognizer, options.stream, sys.stdout, json_lines=options.json)
+        return 0
     if options.output is None:
         return _print_transcripts(recognizer, recordings, writing)
     return _write_transcripts(recognizer, recordings, options.output, writing)

@@ -11,13 +11,13 @@ first shows it, in a stream that is fed in time.
 """
 
 import argparse
-import json
 import os
 import platform
-import statistics
+import sys
 import time
+from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -95,49 +95,54 @@ class LongRecording:
         return [" ".join(texts) for texts in groups]
 
 
-@dataclass
 class Streamed:
-    """What was measured of a stream."""
+    """What was measured of a stream; it holds little more for a long one, so as not to be taken for the recognizer's memory."""
 
-    words: list[CaptionWord] = field(default_factory=list)
-    num_finals: int = 0
-    delays: list[float] = field(default_factory=list)
-    """Seconds, of each word of the final events."""
-    block_seconds: list[float] = field(default_factory=list)
-    """Work for each block."""
-    megabytes: list[float] = field(default_factory=list)
-    """Resident memory at the beginning and every ten minutes of sound."""
-    seconds: float = 0.0
-    """Of sound."""
+    def __init__(self, num_groups: int) -> None:
+        self.texts: list[list[str]] = [[] for _ in range(num_groups)]
+        """Final words of each group of `GROUP_SECONDS`."""
+        self.num_finals = 0
+        self.delays = array("d")
+        """Seconds, of each word of the final events."""
+        self.elapsed, self.work = array("d"), array("d")
+        """Seconds that each block took, and seconds of them that this process was at work."""
+        self.megabytes: list[float] = []
+        """Resident memory at the beginning and every ten minutes of sound."""
+        self.seconds = 0.0
+        """Of sound."""
+        self._shown: dict[tuple[str, int], float] = {}  # when each word of the running utterance was first seen, by its text and place
 
-    def note(self, events: Sequence[StreamEvent], now: float, shown: dict[tuple[str, int], float]) -> None:
-        """Count events that were there at `now`; `shown` knows when each word was first seen, by its text and place."""
+    def note(self, events: Sequence[StreamEvent], now: float) -> None:
+        """Count events that were there at `now`."""
         for event in events:
             for word in event.words:
-                shown.setdefault((word.text, round(word.start * 1000)), now)
-            if event.kind == "final":
-                self.num_finals += 1
-                self.words += event.words
-                self.delays += [shown[word.text, round(word.start * 1000)] - word.end for word in event.words]
-                heard = round(event.words[-1].end * 1000) if event.words else 0
-                for key in [key for key in shown if key[1] < heard]:
-                    del shown[key]
+                self._shown.setdefault((word.text, round(word.start * 1000)), now)
+            if event.kind == "final" and event.words:
+                self._note_final(event.words)
+
+    def _note_final(self, words: Sequence[CaptionWord]) -> None:
+        self.num_finals += 1
+        for word in words:
+            self.delays.append(self._shown[word.text, round(word.start * 1000)] - word.end)
+            group_of(self.texts, word).append(sys.intern(word.text))
+        heard = round(words[-1].end * 1000)
+        self._shown = {key: now for key, now in self._shown.items() if key[1] >= heard}
 
 
 def stream(recognizer: Recognizer, recording: LongRecording, options: StreamingOptions) -> Streamed:
     """Feed the recording."""
-    live, found = StreamingRecognizer(recognizer, options), Streamed()
-    shown: dict[tuple[str, int], float] = {}
+    live, found = StreamingRecognizer(recognizer, options), Streamed(len(recording.references()))
     ten_minutes = round(600 / BLOCK_SECONDS)
     for number, block in enumerate(recording.blocks()):
         if number % ten_minutes == ten_minutes // 60:  # ten seconds after each, when all code that is needed is in memory
             found.megabytes.append(resident_megabytes())
-        began = time.perf_counter()
+        began, began_work = time.perf_counter(), time.process_time()
         events = live.feed(block)
-        found.block_seconds.append(time.perf_counter() - began)
+        found.work.append(time.process_time() - began_work)
+        found.elapsed.append(time.perf_counter() - began)
         found.seconds += len(block) / recording.sampling_rate
-        found.note(events, found.seconds + found.block_seconds[-1], shown)
-    found.note(live.finish(), found.seconds, shown)
+        found.note(events, found.seconds + found.elapsed[-1])
+    found.note(live.finish(), found.seconds)
     return found
 
 
@@ -155,12 +160,17 @@ def errors_of(predictions: list[str], references: list[str], normalizer: str) ->
     return f"{100 * WordErrorRate.compute(outputs):.2f} % of {counts.words.sum():,} words ({kinds})"
 
 
-def grouped(words: Sequence[CaptionWord], num_groups: int, joiner: str) -> list[str]:
-    """The text of each group of `GROUP_SECONDS`."""
+def group_of(groups: list[list[str]], word: CaptionWord) -> list[str]:
+    """The group of `GROUP_SECONDS` in which the middle of the word lies."""
+    return groups[min(len(groups) - 1, int((word.start + word.end) / 2 / GROUP_SECONDS))]
+
+
+def grouped(words: Sequence[CaptionWord], num_groups: int) -> list[list[str]]:
+    """The words of each group."""
     groups: list[list[str]] = [[] for _ in range(num_groups)]
     for word in words:
-        groups[min(num_groups - 1, int((word.start + word.end) / 2 / GROUP_SECONDS))].append(word.text)
-    return [joiner.join(texts) for texts in groups]
+        group_of(groups, word).append(word.text)
+    return groups
 
 
 def spread(seconds: Sequence[float], unit: str = "s") -> str:
@@ -178,7 +188,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--chunk-seconds", type=float, default=StreamingOptions.chunk_seconds, help="that the model reads at a time live")
     parser.add_argument("--segments", default="energy", help="energy or windows: what the model hears live (default: energy)")
     parser.add_argument("--beams", type=int, default=1, help="above 1: beam search, live at the end of each utterance (default: 1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured of the stream there")
     return parser.parse_args()
 
 
@@ -192,27 +201,30 @@ def main() -> None:
     clips, normalizer = task.prepared.splits["test"], task.recipe.processor.normalizer
     recognizer = open_recognizer(arguments.model, DecoderChoice(num_beams=arguments.beams))
     recording = LongRecording.draw(clips, 60 * arguments.minutes, tuple(arguments.pauses))
-    references = recording.references()
     waveforms = [clips.rows.waveforms.waveform(row) for row in clips.chosen.tolist()]  # all in memory before memory is measured
     options = StreamingOptions(arguments.chunk_seconds, segmentation=SegmentationOptions(method=arguments.segments))
     streamed = stream(recognizer, recording, options)
-    joiner = recognizer.alphabet.space
     print(f"{platform.machine()}, {os.cpu_count()} cores, 1 thread, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
     print(f"{streamed.seconds / 60:.1f} minutes, {len(recording.order)} clips, pauses of {arguments.pauses[0]:g} to {arguments.pauses[1]:g} s\n")
     apart = [transcript.text for transcript in recognizer.recognize(waveforms)]
     print("clips one by one       ", errors_of(apart, [clips.rows.texts[row] for row in clips.chosen.tolist()], normalizer))
+    print_errors_of_recording(recognizer, recording, streamed, normalizer)
+    print(f"\n{streamed.num_finals:,} utterances")
+    for what, seconds in {"elapsed": streamed.elapsed, "at work": streamed.work}.items():
+        print(f"a block of {1000 * BLOCK_SECONDS:.0f} ms, {what}: {spread(seconds, 'ms')}; of real time {sum(seconds) / streamed.seconds:.4f}")
+    print(f"delay of a word: {spread(streamed.delays)}")
+    print("resident memory every 10 minutes, in MB:", ", ".join(f"{size:.1f}" for size in streamed.megabytes))
+
+
+def print_errors_of_recording(recognizer: Recognizer, recording: LongRecording, streamed: Streamed, normalizer: str) -> None:
+    """Of the whole recording by each way of cutting it, and live."""
+    references, joiner = recording.references(), recognizer.alphabet.space
     waveform = np.concatenate(list(recording.pieces()))
     for method in ("energy", "auto"):
         spoken = transcribe_waveform(recognizer, waveform, TranscriptionOptions(SegmentationOptions(method=method)))
-        errors = errors_of(grouped(spoken.words, len(references), joiner), references, normalizer)
-        print(f"the recording, {method:8}", errors, f"real-time factor {spoken.real_time_factor:.4f}")
-    print("live                   ", errors_of(grouped(streamed.words, len(references), joiner), references, normalizer))
-    print(f"\n{streamed.num_finals:,} utterances; real-time factor {sum(streamed.block_seconds) / streamed.seconds:.4f}")
-    print(f"work for a block of {1000 * BLOCK_SECONDS:.0f} ms: {spread(streamed.block_seconds, 'ms')}")
-    print(f"delay of a word: {spread(streamed.delays)}, mean {statistics.fmean(streamed.delays):.2f} s")
-    print("resident memory every 10 minutes, in MB:", ", ".join(f"{size:.1f}" for size in streamed.megabytes))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(asdict(streamed)) + "\n")
+        texts = [joiner.join(words) for words in grouped(spoken.words, len(references))]
+        print(f"the recording, {method:8}", errors_of(texts, references, normalizer), f"real-time factor {spoken.real_time_factor:.4f}")
+    print("live                   ", errors_of([joiner.join(words) for words in streamed.texts], references, normalizer))
 
 
 if __name__ == "__main__":

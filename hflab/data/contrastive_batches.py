@@ -89,14 +89,14 @@ class TemperatureDecay:
 def prepare_sounds(
     data: DataSection, frames: ModelFrames, *, least_frames: int, extractor: Callable[[SpeechRows], SequenceFeatureExtractor]
 ) -> PreparedSounds:
-    """Read and split the clips of `data`; what is said in them is not looked at.
+    """Read and split the clips of `data`, which need no transcripts.
 
     Clips that are shorter or longer than `data` allows, or of which the model makes fewer than `least_frames`, are left out of every split.
 
     Raises:
         UserError: as `load_speech` does; or no clip of a split can be used.
     """
-    corpus = load_speech(data, sampling_rate=frames.sampling_rate, normalizer="none")
+    corpus = load_speech(data, sampling_rate=frames.sampling_rate, normalizer="none", with_texts=False)
     facts, splits = corpus.facts(), {}
     for name, rows in corpus.splits.items():
         lengths = rows.waveforms.lengths

@@ -18,7 +18,7 @@ from .cache_entries import cache_folder
 from .clips import Clip
 from .example_splits import Example, split_by_hash
 from .sources import EXAMPLE_KEYS, check_not_set
-from .speech_sources import SPEECH_SOURCES, RawSpeech
+from .speech_sources import SOUND_SOURCES, SPEECH_SOURCES, RawSpeech
 from .waveform_store import Waveforms, open_waveforms
 
 SAMPLE_CLIPS = 3
@@ -69,15 +69,15 @@ class SpeechCorpus:
                     "rows": len(rows),
                     "seconds": round(rows.seconds, 1),
                     "speakers": len(set(rows.speakers) - {None}),
-                    "sample": "\n".join(rows.texts[:SAMPLE_CLIPS]),
+                    "sample": "\n".join(rows.texts[:SAMPLE_CLIPS]).strip(),
                 }
                 for name, rows in self.splits.items()
             },
         }
 
 
-def load_speech(data: DataSection, *, sampling_rate: int, normalizer: str) -> SpeechCorpus:
-    """Return the clips that the data section names, split, with their sound at `sampling_rate` in Hz.
+def load_speech(data: DataSection, *, sampling_rate: int, normalizer: str, with_texts: bool = True) -> SpeechCorpus:
+    """Return the clips that the data section names, split, with their sound at `sampling_rate` in Hz; without texts, they need no transcripts.
 
     Held-out shares are drawn by a hash of the speaker where several are known, else of the text, where the source has no split of its own: a
     speaker, or a sentence, is in one split only.
@@ -86,7 +86,7 @@ def load_speech(data: DataSection, *, sampling_rate: int, normalizer: str) -> Sp
         UserError: the source does not exist; a key is set that it would not read; a split has no clips; and whatever the source and the sound raise.
     """
     check_choice("processor.normalizer", normalizer, NORMALIZERS)
-    raw = read_split_clips(data)
+    raw = read_split_clips(data, with_texts=with_texts)
     splits = {name: _rows(clips, data, sampling_rate, normalizer) for name, clips in raw.splits.items()}
     digest = hashlib.sha256()
     for name in sorted(splits):
@@ -94,11 +94,11 @@ def load_speech(data: DataSection, *, sampling_rate: int, normalizer: str) -> Sp
     return SpeechCorpus(raw, data.license or raw.license, data.language or raw.language, normalizer, splits, digest.hexdigest())
 
 
-def read_split_clips(data: DataSection) -> RawSpeech:
+def read_split_clips(data: DataSection, *, with_texts: bool = True) -> RawSpeech:
     """What the data section names, with every split that is trained or held out; no sound is read yet. Raises `UserError` as `load_speech` does."""
     check_choice("data.source for speech_recognition", data.source, SPEECH_SOURCES)
     _check_keys(data)
-    raw = SPEECH_SOURCES[data.source](data)
+    raw = (SPEECH_SOURCES if with_texts else SOUND_SOURCES)[data.source](data)
     return replace(raw, splits=_hold_out(raw, data))
 
 
@@ -135,7 +135,8 @@ def _hold_out(raw: RawSpeech, data: DataSection) -> dict[str, list[Clip]]:
     if wanted:
         clips = raw.splits["train"]
         by_speaker = len({clip.speaker for clip in clips} - {None}) > 1
-        keys = [(by_speaker and clip.speaker) or basic(clip.text) for clip in clips]  # a sentence is the same with other punctuation
+        # a sentence is the same with other punctuation; without one, every clip is by itself
+        keys = [(by_speaker and clip.speaker) or basic(clip.text) or str(number) for number, clip in enumerate(clips)]
         drawn = split_by_hash([Example(str(number), clip) for number, clip in enumerate(clips)], wanted, keys)
         splits |= {name: [example.output for example in examples] for name, examples in drawn.items()}
     for name, clips in splits.items():

@@ -38,7 +38,8 @@ class TableColumns:
     """Names of the columns of a table; None: there is none."""
 
     audio: str
-    text: str
+    text: str | None
+    """None: what is said is not looked at, so that there need be no transcripts."""
     speaker: str | None = None
     condition: str | None = None
 
@@ -98,23 +99,24 @@ def _tables(folder: Path) -> list[Path]:
 
 def _read_folder(folder: Path, columns: TableColumns) -> list[Clip]:
     if (folder / KALDI_SOUNDS).is_file():
-        return _read_kaldi(folder)
+        return _read_kaldi(folder, with_texts=columns.text is not None)
     tables = _tables(folder)
     if tables:
         return [clip for table in tables for clip in _read_table(table, columns)]
-    return _read_beside(folder)
+    return _read_beside(folder, with_texts=columns.text is not None)
 
 
 def _read_table(table: Path, columns: TableColumns) -> list[Clip]:
     """A row, a clip."""
     if table.suffix.lower() not in ROW_READERS:
         raise UserError(f"The file {table.name!r} is no table; give a folder of sounds or one of: {', '.join(ROW_READERS)}.")
-    wanted = [Column("audio_column", columns.audio), Column("text_column", columns.text)]
+    wanted = [Column("audio_column", columns.audio), *([] if columns.text is None else [Column("text_column", columns.text)])]
     optional = [("speaker_column", columns.speaker), ("condition_column", columns.condition)]
     wanted += [Column(key, name, holds_text=False) for key, name in optional if name is not None]
     clips = []
     for row in read_rows(table, wanted):
-        audio, text, *others = row.values
+        audio, *others = row.values
+        text = "" if columns.text is None else others.pop(0)
         if not audio.strip():
             raise UserError(f"{row.where} names no sound in the column {columns.audio!r}; mend or remove the row.")
         found = iter(others)
@@ -130,10 +132,12 @@ def _as_name(value: Any) -> str | None:
     return None if value is None else str(value).strip() or None
 
 
-def _read_beside(folder: Path) -> list[Clip]:
+def _read_beside(folder: Path, *, with_texts: bool) -> list[Clip]:
     """A sound file and the text of the same name; the first folder below `folder` is taken for the speaker, so that those in it stay together."""
     sounds = sounds_below(str(folder))
-    with_text = [file for file in sounds if file.with_suffix(".txt").is_file()]
+    with_text = [file for file in sounds if not with_texts or file.with_suffix(".txt").is_file()]
+    if not sounds and not with_texts:
+        raise UserError(f"The folder {str(folder)!r} holds no sound: none of its files ends in {', '.join(EXTENSIONS)}.")
     if not with_text:
         raise UserError(
             f"The folder {str(folder)!r} has {len(sounds)} sound files and no transcripts: put a .txt file of the same name beside each sound, "
@@ -146,16 +150,18 @@ def _read_beside(folder: Path) -> list[Clip]:
     for file in with_text:
         inside = file.relative_to(folder)
         speaker = inside.parts[0] if len(inside.parts) > 1 else None
-        clips.append(Clip(Recording(file, inside.as_posix()), "".join(decoded_blocks(file.with_suffix(".txt"))).strip(), speaker))
+        text = "".join(decoded_blocks(file.with_suffix(".txt"))).strip() if with_texts else ""
+        clips.append(Clip(Recording(file, inside.as_posix()), text, speaker))
     return clips
 
 
-def _read_kaldi(folder: Path) -> list[Clip]:
+def _read_kaldi(folder: Path, *, with_texts: bool) -> list[Clip]:
     """Lines of `text`; their sound is a line of wav.scp of the same name, or the part of one that `segments` gives."""
-    sounds, texts = _keyed_lines(folder / KALDI_SOUNDS), _keyed_lines(folder / KALDI_TEXTS)
+    sounds = _keyed_lines(folder / KALDI_SOUNDS)
+    segments = _keyed_lines(folder / KALDI_SEGMENTS) if (folder / KALDI_SEGMENTS).is_file() else {}
+    texts = _keyed_lines(folder / KALDI_TEXTS) if with_texts else dict.fromkeys(segments or sounds, "")
     if not texts:
         raise UserError(f"The file {KALDI_TEXTS!r} of {folder.name!r} is empty; give it a line 'NAME WORDS' for each clip.")
-    segments = _keyed_lines(folder / KALDI_SEGMENTS) if (folder / KALDI_SEGMENTS).is_file() else {}
     speakers = _keyed_lines(folder / KALDI_SPEAKERS) if (folder / KALDI_SPEAKERS).is_file() else {}
     return [Clip(_kaldi_recording(folder, name, sounds, segments), text, speakers.get(name)) for name, text in texts.items()]
 

@@ -56,12 +56,13 @@ def synthetic_speech(data: DataSection) -> RawSpeech:
     )
 
 
-def own_speech(data: DataSection) -> RawSpeech:
+def own_speech(data: DataSection, *, with_texts: bool = True) -> RawSpeech:
     """Sound files and transcripts of the user, in one of the layouts of `speech_folders.py`."""
     if data.path is None:
         raise UserError("data.source is 'speech', which needs a folder of sounds and transcripts, or a table of them; set data.path.")
     name = Path(data.path).expanduser().resolve().name
-    splits = read_clips(data.path, TableColumns(data.audio_column, data.text_column, data.speaker_column, data.condition_column))
+    text_column = data.text_column if with_texts else None
+    splits = read_clips(data.path, TableColumns(data.audio_column, text_column, data.speaker_column, data.condition_column))
     return RawSpeech(
         name=name,
         description=f"Own recordings: {sum(map(len, splits.values())):,} clips of {name}.",
@@ -72,16 +73,17 @@ def own_speech(data: DataSection) -> RawSpeech:
     )
 
 
-def hub_speech(data: DataSection) -> RawSpeech:
+def hub_speech(data: DataSection, *, with_texts: bool = True) -> RawSpeech:
     """A data set of the Hub with a column of audio, its own splits respected."""
     found = load_hub_rows(data, audio_column=data.audio_column)
+    columns = f"columns {data.audio_column!r} and {data.text_column!r}" if with_texts else f"column {data.audio_column!r}"
     return RawSpeech(
         name=found.name,
-        description=f"The Hub data set {found.name}, columns {data.audio_column!r} and {data.text_column!r}.",
+        description=f"The Hub data set {found.name}, {columns}.",
         license=found.license,
         language=found.language,
         origin=found.origin,
-        splits={role: _hub_clips(found, role, data) for role in found.splits},
+        splits={role: _hub_clips(found, role, data, with_texts=with_texts) for role in found.splits},
     )
 
 
@@ -103,13 +105,19 @@ SPEECH_SOURCES: dict[str, Callable[[DataSection], RawSpeech]] = {
     "synthetic_speech": synthetic_speech,
     "asterisk_prompts": asterisk_prompts,
 }
+# the same where what is said is not looked at, so that there need be no transcripts
+SOUND_SOURCES: dict[str, Callable[[DataSection], RawSpeech]] = {
+    **SPEECH_SOURCES,
+    "speech": functools.partial(own_speech, with_texts=False),
+    "hub": functools.partial(hub_speech, with_texts=False),
+}
 
 
-def _hub_clips(found: HubRows, role: str, data: DataSection) -> list[Clip]:
+def _hub_clips(found: HubRows, role: str, data: DataSection, *, with_texts: bool) -> list[Clip]:
     from datasets import Audio
 
     dataset = found.splits[role]
-    keys = {"audio_column": data.audio_column, "text_column": data.text_column}
+    keys = {"audio_column": data.audio_column, **({"text_column": data.text_column} if with_texts else {})}
     keys |= {key: name for key in ("speaker_column", "condition_column") if (name := getattr(data, key)) is not None}
     split = f"the split {role!r} of {found.name}"
     for key, name in keys.items():
@@ -118,10 +126,12 @@ def _hub_clips(found: HubRows, role: str, data: DataSection) -> list[Clip]:
     feature = sounds.features[data.audio_column]
     if not isinstance(feature, Audio) and not (isinstance(feature, dict) and {"bytes", "path"} & set(feature)):
         raise UserError(f"The column {data.audio_column!r} of {split} is no audio but {feature}; set data.audio_column to the column of audio.")
+    described = [name for key, name in keys.items() if key != "audio_column"]
+    rows = dataset.select_columns(described) if described else [{}] * len(dataset)
     clips = []
-    for number, row in enumerate(dataset.select_columns([name for key, name in keys.items() if key != "audio_column"])):
+    for number, row in enumerate(rows):
         where = f"Row {number + 1} of {split}"
-        text = check_text(row[data.text_column], where, data.text_column)
+        text = check_text(row[data.text_column], where, data.text_column) if with_texts else ""
         speaker, condition = (_as_name(row, getattr(data, key)) for key in ("speaker_column", "condition_column"))
         clips.append(Clip(Recording(functools.partial(_hub_sound, sounds, number, where), where), text, speaker, condition))
     return clips
