@@ -15,8 +15,12 @@ FORMATS = ("txt", "srt", "vtt", "json")
 def add_transcribe(parser: argparse.ArgumentParser) -> None:
     """The arguments of `hflab transcribe`."""
     parser.add_argument("model", help="run folder, model folder or Hub id")
-    parser.add_argument("recordings", nargs="*", type=Path, metavar="RECORDING", help="sound files, or folders of them")
-    parser.add_argument("--stream", metavar="SOURCE", help="write down live sound: - (standard input) or microphone; for models that read one way")
+    parser.add_argument(
+        "recordings", nargs="+", type=Path, metavar="RECORDING", help="sound files, or folders of them; with --stream: - or microphone"
+    )
+    parser.add_argument(
+        "--stream", action="store_true", help="write down live sound, of standard input (-) or a microphone; for models that read one way"
+    )
     parser.add_argument("--json", action="store_true", help="with --stream: a line of JSON for every event, partial ones too")
     parser.add_argument("--format", default="txt", help="txt, srt, vtt or json, or several with commas between them (default: txt)")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="write a file for each recording here; those that are there are passed over")
@@ -42,18 +46,18 @@ def run_transcribe(options: argparse.Namespace, overrides: dict[str, str], comma
     segmentation = SegmentationOptions(method=options.segments, max_seconds=options.max_seconds)
     reading = TranscriptionOptions(segmentation, options.batch_seconds)
     writing = WritingOptions(tuple(name.strip() for name in options.format.split(",")), options.overwrite, reading)
-    if (options.stream is None) == (not options.recordings):
-        raise UserError("`hflab transcribe` needs either recordings or --stream SOURCE; give one or more sound files, or --stream -.")
-    recordings = find_recordings(options.recordings)
+    if options.stream and len(options.recordings) > 1:
+        raise UserError("--stream hears one source; give - for standard input, or microphone.")
+    recordings = [] if options.stream else find_recordings(options.recordings)
     if options.output is None and (len(writing.formats) > 1 or options.overwrite):
         raise UserError("Several formats, and --overwrite, go with --output FOLDER; without it one format is printed.")
     without_loading_bars()
     choice = DecoderChoice(options.beams, options.language_model, tuple(options.hot_word))
     recognizer = open_recognizer(options.model, choice, trust_remote_code=options.trust_remote_code)
-    if options.stream is not None:
+    if options.stream:
         from .transcription.live import transcribe_live
 
-        transcribe_live(recognizer, options.stream, sys.stdout, json_lines=options.json)
+        transcribe_live(recognizer, str(options.recordings[0]), sys.stdout, json_lines=options.json)
         return 0
     if options.output is None:
         return _print_transcripts(recognizer, recordings, writing)

@@ -135,7 +135,8 @@ def test_a_recording_that_cannot_be_read_keeps_no_other_back(run, recording, tmp
     ("words", "message"),
     [
         (["nothing.wav"], "There is no recording"),
-        (["--stream", "-", "x.wav"], "either recordings or --stream"),
+        (["--stream", "-", "x.wav"], "one source"),
+        (["--stream", "x.wav"], "choose from: -, microphone|one-directional|reads in one direction"),
         (["--format", "doc", "x.wav"], "The format is 'doc'"),
         (["--format", "srt,txt"], "go with --output"),
         (["--segments", "magic"], "choose from: auto, silero, energy, windows"),
