@@ -3,8 +3,8 @@
     for samples in standard_input_blocks(sys.stdin.buffer, 16000): ...
     for samples in microphone_blocks(16000): ...
 
-    arecord -q -f S16_LE -r 16000 -c 1 | hflab transcribe MODEL --stream -
-    ffmpeg -loglevel error -i rtsp://camera/1 -f s16le -ar 16000 -ac 1 - | hflab transcribe MODEL --stream -
+    arecord -q -f S16_LE -r 16000 -c 1 | hflab transcribe MODEL - --stream
+    ffmpeg -loglevel error -i rtsp://camera/1 -f s16le -ar 16000 -ac 1 - | hflab transcribe MODEL - --stream
 
 Blocks are one channel, (N,) float32 between -1 and 1, as short as they arrive and at most `BLOCK_SECONDS` long. Standard input is raw samples, or a
 WAV file with a header that may not know how long it is to become. Knows nothing about models.
@@ -71,7 +71,7 @@ def standard_input_blocks(stream: io.BufferedIOBase, sampling_rate: int, sample_
     if stream.isatty():
         raise UserError(
             "Standard input is a terminal; pipe sound into it, such as: "
-            f"arecord -q -f S16_LE -r {sampling_rate} -c 1 | hflab transcribe MODEL --stream -"
+            f"arecord -q -f S16_LE -r {sampling_rate} -c 1 | hflab transcribe MODEL - --stream"
         )
     beginning = _read_exactly(stream, 12)
     for magic, name in COMPRESSED.items():
@@ -177,5 +177,5 @@ def _sounddevice() -> Any:
     except OSError as error:  # the package is there, its library is not
         raise UserError(
             f"A microphone needs the library PortAudio ({error}); install it (apt install libportaudio2), or pipe sound in: "
-            "arecord -q -f S16_LE -r 16000 -c 1 | hflab transcribe MODEL --stream -"
+            "arecord -q -f S16_LE -r 16000 -c 1 | hflab transcribe MODEL - --stream"
         ) from error

@@ -173,6 +173,17 @@ def test_a_run_learns_writes_its_folder_and_is_evaluated(make_recipe, tmp_path, 
         assert figures[name] == pytest.approx(recorded[name], rel=1e-5), name
 
 
+def test_sounds_without_transcripts_are_enough(make_recipe, tmp_path):
+    data = small_speech.write_recordings(tmp_path / "data", {"train": 12, "validation": 4})
+    for file in data.rglob("*.txt"):
+        file.unlink()
+    run = train(make_recipe(data={"path": str(data)}), tmp_path)
+    assert api.evaluate(run.path, str(data / "validation"))["num_rows"] == 4
+    run.update_facts(usage={"code": "", "error": "not tried"})
+    card = api.write_card(run.path).read_text(encoding="utf-8")
+    assert "split begins with the row" not in card  # there is no text to show
+
+
 def test_resumed_is_uninterrupted_bit_for_bit(make_recipe, tmp_path, monkeypatch):
     settings = {"gradient_accumulation_steps": 2, "checkpoint_every_steps": 2, "gumbel_temperature_decay": 0.8}
     recipe = make_recipe(training=settings, data={"noise_probability": 0.5})
