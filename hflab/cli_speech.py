@@ -56,8 +56,10 @@ def run_transcribe(options: argparse.Namespace, overrides: dict[str, str], comma
     recognizer = open_recognizer(options.model, choice, trust_remote_code=options.trust_remote_code)
     if options.stream:
         from .transcription.live import transcribe_live
+        from .transcription.streaming import StreamingOptions
 
-        transcribe_live(recognizer, str(options.recordings[0]), sys.stdout, json_lines=options.json)
+        live = StreamingOptions(segmentation=segmentation)
+        transcribe_live(recognizer, str(options.recordings[0]), sys.stdout, live, json_lines=options.json)
         return 0
     if options.output is None:
         return _print_transcripts(recognizer, recordings, writing)
