@@ -134,7 +134,8 @@ def test_pipelines_without_hflab(stranger, folder, case):
 
 def test_folder_carries_the_code_and_one_map(folder, stranger):
     package = Path(recurrent.__file__).parent
-    own_code = {path.name for path in package.glob("*_recurrent.py")}
+    # a model needs no feature extractor: that file travels with the one that is saved (tests/models/test_ctc_recurrent.py)
+    own_code = {path.name for path in package.glob("*_recurrent.py")} - {"feature_extraction_recurrent.py"}
     assert len(own_code) >= 6
     for case in CASES:
         for place in (folder / case, folder / case / "again", folder / case / "base"):
