@@ -13,8 +13,8 @@ import yaml
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from hflab.cli import main
-from hflab.data.asterisk_prompts import ROOT as ROOT_OF_PACKAGES
-from hflab.data.asterisk_prompts import SOUNDS
+from hflab.data.debian_speech import ASTERISK_SOUNDS, STAMPS
+from hflab.data.debian_speech import ROOT as ROOT_OF_PACKAGES
 from hflab.recipe import load_recipe, parse_recipe, recipe_names
 from hflab.speech.audio import wav_bytes
 
@@ -107,9 +107,10 @@ def test_every_recipe_block_is_a_recipe():
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_runs_for_two_steps(name, reader):
-    if name == "ctc_human_asterisk" and not Path(ROOT_OF_PACKAGES, SOUNDS).is_dir():
-        pytest.skip("the Debian packages with the prompts of Asterisk are not installed")
-    elif name not in ("own_text", "ctc_human_asterisk"):
+    folder = {"ctc_human_asterisk": ASTERISK_SOUNDS, "ctc_human_stamps": STAMPS}.get(name)
+    if folder and not Path(ROOT_OF_PACKAGES, folder).is_dir():
+        pytest.skip("the Debian package with this human speech is not installed")
+    elif name != "own_text" and not folder:
         pytest.importorskip(PACKAGES[name.rpartition("_")[2]])
     own = ["--data.path", "my_novel.txt"] if name == "own_text" else []
     if load_recipe(name).model.pretrained is not None:

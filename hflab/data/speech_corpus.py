@@ -115,7 +115,7 @@ def _check_keys(data: DataSection) -> None:
     """Refuse keys that the source would not read."""
     own_columns = ("audio_column", "text_column", "speaker_column", "condition_column")
     readers: dict[str, tuple[tuple[str, ...], bool]] = {
-        "the sources speech and asterisk_prompts read": (("path",), data.source in ("speech", "asterisk_prompts")),
+        "the sources speech, asterisk_prompts and tuxpaint_stamps read": (("path",), data.source not in ("hub", "synthetic_speech")),
         "the source 'hub' reads": (("dataset", "config_name", "revision"), data.source == "hub"),
         "the source 'synthetic_speech' reads": (("sentences", "num_clips", "synthesis_seed"), data.source == "synthetic_speech"),
         "the sources speech and hub read": (own_columns, data.source in ("speech", "hub")),

@@ -14,8 +14,8 @@ from typing import Any
 from ..errors import UserError
 from ..recipe import DataSection
 from ..speech.audio import UnreadableRecording
-from .asterisk_prompts import asterisk_clips, split_prompts
 from .clips import Clip, Recording
+from .debian_speech import asterisk_clips, split_prompts, stamp_clips
 from .hub_datasets import HubRows, load_hub_rows
 from .sources import package_origin
 from .speech_folders import TableColumns, read_clips
@@ -99,11 +99,25 @@ def asterisk_prompts(data: DataSection) -> RawSpeech:
     )
 
 
+def tuxpaint_stamps(data: DataSection) -> RawSpeech:
+    """What the stamps of Tux Paint are called, in data.language (default: French), out of a package of Debian (at data.path, if not installed)."""
+    language = data.language or "fr"
+    return RawSpeech(
+        name="tuxpaint_stamps",
+        description="Names of pictures in Tux Paint, read by volunteers who are not named; held-out names are of the same voices.",
+        license="gpl-2.0",
+        language=language,
+        origin="Debian package tuxpaint-stamps-default",
+        splits=split_prompts(stamp_clips(data.path, language)),
+    )
+
+
 SPEECH_SOURCES: dict[str, Callable[[DataSection], RawSpeech]] = {
     "speech": own_speech,
     "hub": hub_speech,
     "synthetic_speech": synthetic_speech,
     "asterisk_prompts": asterisk_prompts,
+    "tuxpaint_stamps": tuxpaint_stamps,
 }
 # the same where what is said is not looked at, so that there need be no transcripts
 SOUND_SOURCES: dict[str, Callable[[DataSection], RawSpeech]] = {
