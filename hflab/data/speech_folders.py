@@ -4,7 +4,7 @@
 
 | layout | found by | clip |
 |---|---|---|
-| table | a .csv, .tsv, .jsonl or .parquet file, alone or in the folder | a row; sound files are named relative to the table's folder |
+| table | a .csv, .tsv, .jsonl or .parquet file, alone or in the folder | a row; files are named relative to the table's folder (also AudioFolder's) |
 | Kaldi | `wav.scp` and `text` in the folder, `segments` and `utt2spk` if they are there | a line of `text` |
 | beside | sound files | a sound file and the .txt file of the same name; the first folder below is the speaker |
 
@@ -28,6 +28,7 @@ from .text_files import ROW_READERS, Column, decoded_blocks, find_text_files, re
 
 KALDI_SOUNDS, KALDI_TEXTS, KALDI_SEGMENTS, KALDI_SPEAKERS = "wav.scp", "text", "segments", "utt2spk"
 KALDI_END = -1.0  # for the end of a sound, in `segments`
+AUDIO_FOLDER = {"audio": ("file_name",), "text": ("transcription", "sentence")}  # as data sets of the Hub have them; read where ours are not there
 MOST_NAMED = 5
 
 logger = logging.getLogger(__name__)
@@ -110,7 +111,9 @@ def _read_table(table: Path, columns: TableColumns) -> list[Clip]:
     """A row, a clip."""
     if table.suffix.lower() not in ROW_READERS:
         raise UserError(f"The file {table.name!r} is no table; give a folder of sounds or one of: {', '.join(ROW_READERS)}.")
-    wanted = [Column("audio_column", columns.audio), *([] if columns.text is None else [Column("text_column", columns.text)])]
+    wanted = [Column("audio_column", columns.audio, otherwise=AUDIO_FOLDER.get(columns.audio, ()))]
+    if columns.text is not None:
+        wanted.append(Column("text_column", columns.text, otherwise=AUDIO_FOLDER.get(columns.text, ())))
     optional = [("speaker_column", columns.speaker), ("condition_column", columns.condition)]
     wanted += [Column(key, name, holds_text=False) for key, name in optional if name is not None]
     clips = []

@@ -36,6 +36,16 @@ class Column(NamedTuple):
     name: str
     holds_text: bool = True
     """Whether every value must be text; newlines of text are made universal, other values are left as the format has them."""
+    otherwise: tuple[str, ...] = ()
+    """Names that are as good, the first that is there, where `name` is not there."""
+
+    def among(self, names: list[str], where: str) -> str:
+        """What the column is called among `names`. Raises `UserError` as `check_column` does."""
+        for name in (self.name, *self.otherwise):
+            if name in names:
+                return name
+        check_column(self.name, names, where, self.key)
+        return self.name
 
 
 class Row(NamedTuple):
@@ -160,10 +170,7 @@ def _read_jsonl(path: Path, columns: Sequence[Column]) -> Iterator[Row]:
             raise UserError(f"{where} is not JSON ({error}); a .jsonl file has one JSON object per line. Mend or remove the line.") from None
         if not isinstance(row, dict):
             raise UserError(f'{where} holds a {type(row).__name__}; a .jsonl file has one JSON object per line, such as {{"text": "..."}}.')
-        for column in columns:
-            if column.name not in row:
-                check_column(column.name, list(row), where, column.key)
-        yield Row(where, [row[column.name] for column in columns])
+        yield Row(where, [row[column.name if column.name in row else column.among(list(row), where)] for column in columns])
 
 
 def _read_delimited(path: Path, columns: Sequence[Column], *, delimiter: str, quoting: Any) -> Iterator[Row]:
@@ -173,9 +180,7 @@ def _read_delimited(path: Path, columns: Sequence[Column], *, delimiter: str, qu
         header = next(rows, None)
         if header is None:
             return
-        for column in columns:
-            check_column(column.name, header, f"The header of {path.name}", column.key)
-        places = [header.index(column.name) for column in columns]
+        places = [header.index(column.among(header, f"The header of {path.name}")) for column in columns]
         for row in rows:
             where = f"Line {rows.line_num} of {path.name}"
             for column, place in zip(columns, places, strict=True):
@@ -199,13 +204,13 @@ def _read_parquet(path: Path, columns: Sequence[Column]) -> Iterator[Row]:
             # a buffer and no pre-buffering: pages are read as they are needed, not a whole column of a row group
             file = pyarrow.parquet.ParquetFile(opened, buffer_size=BLOCK_BYTES, pre_buffer=False)
             schema = file.schema_arrow
-            for column in columns:
-                check_column(column.name, schema.names, path.name, column.key)
+            names = [column.among(schema.names, path.name) for column in columns]
+            for column, name in zip(columns, names, strict=True):
                 if column.holds_text:
-                    _check_text_type(schema, column.name, path.name)
+                    _check_text_type(schema, name, path.name)
             number = 0
-            for batch in file.iter_batches(batch_size=ROWS_PER_BATCH, columns=[column.name for column in columns]):
-                for values in zip(*(batch.column(column.name).to_pylist() for column in columns), strict=True):
+            for batch in file.iter_batches(batch_size=ROWS_PER_BATCH, columns=names):
+                for values in zip(*(batch.column(name).to_pylist() for name in names), strict=True):
                     number += 1
                     yield Row(f"Row {number} of {path.name}", list(values))
         except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:

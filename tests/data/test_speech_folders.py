@@ -72,6 +72,25 @@ def test_a_table_names_sounds_beside_it(folder, tmp_path, suffix, alone):
     assert splits["train"][1].audio.listed.endswith(f"of metadata{suffix}")
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_audio_folders_of_the_hub_are_read_as_they_are(folder, suffix):
+    rows = [{"file_name": row["audio"], "transcription": row["text"]} for row in ROWS]
+    path = folder(
+        {**SOUNDS, f"metadata{suffix}": {".csv": as_csv(rows, ("file_name", "transcription")), ".jsonl": as_jsonl(rows), ".parquet": ""}[suffix]}
+    )
+    if suffix == ".parquet":
+        as_parquet(f"{path}/metadata.parquet", rows)
+    assert summary(read_clips(path, PLAIN)["train"]) == [("a.wav", "one, two", None, None), ("deep/b.flac", "three", None, None)]
+
+
+def test_a_column_that_the_user_names_stands_for_itself_alone(folder):
+    rows = [{"file_name": row["audio"], "text": row["text"]} for row in ROWS]
+    columns = ("file_name", "text")
+    assert "has no column 'sound'; set data.audio_column" in refusal(
+        folder({**SOUNDS, "m.csv": as_csv(rows, columns)}), TableColumns("sound", "text")
+    )
+
+
 def test_columns_that_are_not_asked_for_are_not_read(folder):
     assert summary(read_clips(folder({**SOUNDS, "m.csv": as_csv(ROWS)}), PLAIN)["train"])[0] == ("a.wav", "one, two", None, None)
 
