@@ -19,6 +19,7 @@ from .data.speech_check import SpeechCheck, check_speech
 from .data.speech_check_files import write_check
 from .errors import FOLDER_INSTEAD, UserError, cannot_be_loaded
 from .evaluation.report import Evaluated, write_report
+from .evaluation.speech_report import write_speech_report
 from .evaluation.task_figures import TaskFigures
 from .generation.answering import answer_text, answer_texts
 from .generation.batches import generate_texts
@@ -30,8 +31,9 @@ from .inspection.loading import load_model
 from .inspection.reading import read_text
 from .inspection.speech_check_picture import draw_check
 from .inspection.writing import Inspection, write_inspection
-from .measuring import load_headed_model, model_folder, open_model
+from .measuring import HTML, OpenedModel, load_headed_model, model_folder, open_model
 from .recipe import Recipe, load_recipe
+from .recognition_report import measure_recognizer, report_notes, speech_report
 from .run_folder import RunFolder
 from .training import loop
 from .training.speech_recognition import SpeechRecognition
@@ -139,12 +141,14 @@ def evaluate(
         data: Name of a source, or a file or folder of text or of labelled examples, all of which is then evaluated (a source or folder that has
             splits of its own: its `split`); default: the data the model was trained on.
         split: Split of the model's own data: validation, test or train.
-        report: Markdown file to write with the figures and the worst and best rows; not for causal_lm, whose data are no rows.
+        report: File to write, making its folder: FILE.md with the figures and the worst and best rows, not for causal_lm, whose data are no rows;
+            for speech_recognition also FILE.html, a page with figures by speaker and condition and the sound of the worst clips. A report of speech
+            has the saved language model beside greedy decoding; the figures that are returned are the same without a report.
         overrides: Dotted keys of the data and evaluation sections.
         trust_remote_code: Run the code that comes with a model of another family.
 
     Raises:
-        UserError: there is no such model, split or data.
+        UserError: there is no such model, split or data; or, before the model is run, the report cannot be written or is of another kind.
     """
     found = measure(model, data, split=split, report=report, overrides=overrides, trust_remote_code=trust_remote_code)
     return found.evaluated.figures
@@ -160,12 +164,28 @@ def measure(
     trust_remote_code: bool = False,
 ) -> Measurement:
     """As `evaluate`, with the rows, the names and the units of the figures."""
-    opened = open_model(model, data, split=split, needs_rows=report is not None, overrides=overrides, trust_remote_code=trust_remote_code)
-    evaluated, shown = opened.evaluate(), opened.task.figures
-    if report is not None and opened.accelerator.is_main_process:
-        title = f"{Path(model).name} on {'the ' + opened.split + ' split' if data is None else Path(data).name}"
-        write_report(Path(report), title, evaluated, shown.metrics)
+    file = None if report is None else Path(report)
+    opened = open_model(model, data, split=split, report=file, overrides=overrides, trust_remote_code=trust_remote_code)
+    shown = opened.task.figures
+    if file is None:
+        return Measurement(opened.evaluate(), shown)
+    name, about = _shown_name(model), f"the {opened.split} split" if data is None else Path(data).name
+    if opened.task.recipe.task == "speech_recognition":
+        return Measurement(_report_of_speech(opened, file, name, about), shown)
+    evaluated = opened.evaluate()
+    if opened.accelerator.is_main_process:
+        write_report(file, f"{name} on {about}", evaluated, shown.metrics)
     return Measurement(evaluated, shown)
+
+
+def _report_of_speech(opened: OpenedModel, file: Path, name: str, about: str) -> Evaluated:
+    """Measure a recognizer and write the report, a page where the file's name ends so."""
+    measured = measure_recognizer(opened)
+    if opened.accelerator.is_main_process and file.suffix.lower() == HTML:
+        write_speech_report(file, speech_report(opened, measured, name, about))
+    elif opened.accelerator.is_main_process:
+        write_report(file, f"{name} on {about}", measured.evaluated, opened.task.figures.metrics, notes=report_notes(opened, measured))
+    return measured.evaluated
 
 
 def generate(model: str | Path, prompt: str = "", options: GenerationOptions | None = None, *, trust_remote_code: bool = False) -> Iterator[str]:

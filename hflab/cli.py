@@ -89,7 +89,12 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument("model", help="run folder, model folder or Hub id")
     parser.add_argument("--data", help="file, folder or source to evaluate on, all of it (default: the model's own held-out data)")
     parser.add_argument("--split", default="validation", help="split of the model's own data (default: validation)")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write the worst and best rows into this Markdown file (not for causal_lm)")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="write figures, worst and best rows into FILE.md (not for causal_lm); of speech_recognition also FILE.html, a page with sound",
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--trust-remote-code", action="store_true", help="run code that the model brings; only for a source you trust")
 
@@ -243,6 +248,8 @@ def _run_evaluate(options: argparse.Namespace, overrides: dict[str, str], comman
     if api.is_main_process():
         figures = found.evaluated.figures
         print(json.dumps(figures, indent=2) if options.json else describe_figures(figures, found.shown))
+        if options.report is not None and not options.json:
+            print(f"\nReport: {options.report}")
     return 0
 
 

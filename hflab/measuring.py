@@ -30,6 +30,7 @@ from .data.sources import SOURCES
 from .data.speech_sources import SPEECH_SOURCES
 from .errors import FOLDER_INSTEAD, UserError, cannot_be_loaded, check_choice
 from .evaluation.report import Evaluated
+from .evaluation.report_files import check_report_file
 from .models import register_auto_classes
 from .recipe import Recipe, load_recipe, parse_recipe
 from .run_folder import RunFolder
@@ -42,6 +43,7 @@ from .training.tasks import TASKS
 
 _SOURCES: dict[str, Iterable[str]] = {"examples": EXAMPLE_SOURCES, "speech": SPEECH_SOURCES, "text": SOURCES}
 COLUMN_KEYS = ("source_column", "target_column", "text_column", "tokens_column", "label_column")
+MARKDOWN, HTML = ".md", ".html"  # endings of reports
 KEPT_DATA_KEYS = (*COLUMN_KEYS, "max_source_tokens", "max_target_tokens", "sequence_length", "mask_probability")
 
 
@@ -56,6 +58,10 @@ class OpenedModel:
     model: PreTrainedModel
     accelerator: Accelerator
     split: str
+    decoder: BeamOptions | None = None
+    """The beam search, with a language model, that was saved with a model that hears."""
+    is_own_data: bool = True
+    """Whether the data are those that the model was trained on, or held out from them."""
 
     def evaluate(self, *, in_full: bool = True) -> Evaluated:
         """Figures on the split; where not `in_full`, on the part of it that the recipe gives evaluations in training."""
@@ -67,19 +73,19 @@ def open_model(
     data: str | None = None,
     *,
     split: str = "validation",
-    needs_rows: bool = False,
+    report: Path | None = None,
     overrides: dict[str, Any] | None = None,
     trust_remote_code: bool = False,
 ) -> OpenedModel:
-    """Open a model with the data it is to be measured on; the arguments are those of `hflab.evaluate`.
+    """Open a model with the data it is to be measured on; the arguments are those of `hflab.evaluate`, and the report is not written.
 
     Raises:
-        UserError: there is no such model, split or data, or rows are needed for a report and the data are running text.
+        UserError: there is no such model, split or data, or the report cannot be written or is of a kind that the task does not have.
     """
     folder = model_folder(model)
     recipe = _evaluation_recipe(folder, data, overrides or {})
-    if needs_rows and recipe.task == "causal_lm":
-        raise UserError("A report lists the worst and best rows, and the text of causal_lm has no rows; leave --report out.")
+    if report is not None:
+        _check_report(report, recipe.task)
     task = TASKS[recipe.task](recipe)
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code) if task.has_tokenizer else None
     loaded = _load_weights(folder, task.auto_class(), tokenizer, trust_remote_code=trust_remote_code)
@@ -87,13 +93,23 @@ def open_model(
     accelerator = Accelerator(cpu=recipe.training.device == "cpu")
     names: Any = loaded.config.id2label
     classes = [names[number] for number in sorted(names)] if task.classifies else None
+    decoder = load_saved_decoder(folder) if task.hears else None
     with accelerator.main_process_first():
-        task.prepare(TrainedProcessor(tokenizer, classes, extractor, load_saved_decoder(folder) if task.hears else None, loaded.config))
+        task.prepare(TrainedProcessor(tokenizer, classes, extractor, decoder, loaded.config))
     splits = task.prepared.splits
     # with no fraction held out, all of given data is one split, named train
     wanted = "train" if data is not None and (recipe.task == "causal_lm" or split not in splits) else split
     check_choice("The split", wanted, splits)
-    return OpenedModel(task, loaded.to(accelerator.device), accelerator, wanted)
+    return OpenedModel(task, loaded.to(accelerator.device), accelerator, wanted, decoder, data is None)
+
+
+def _check_report(report: Path, task: str) -> None:
+    """Find out before the work what would keep the report from being written. Raises `UserError`."""
+    if task == "causal_lm":
+        raise UserError("A report lists the worst and best rows, and the text of causal_lm has no rows; leave --report out.")
+    if report.suffix.lower() == HTML and task != "speech_recognition":
+        raise UserError(f"The report is {str(report)!r}, and only speech_recognition has a page in HTML; give FILE{MARKDOWN} for {task}.")
+    check_report_file(report, (MARKDOWN, HTML) if task == "speech_recognition" else (MARKDOWN,))
 
 
 def model_folder(model: str | Path) -> str:

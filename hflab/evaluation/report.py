@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from ..errors import UserError
 from .metrics import Metric
+from .report_files import write_report_file
 from .worst_examples import worst_and_best
 
 ROWS_SHOWN = 20
@@ -39,8 +40,15 @@ class Evaluated:
     error_unit: str = ""
 
 
-def write_report(path: Path, title: str, evaluated: Evaluated, metrics: Mapping[str, type[Metric[Any]]]) -> Path:
+def write_report(path: Path, title: str, evaluated: Evaluated, metrics: Mapping[str, type[Metric[Any]]], *, notes: Sequence[str] = ()) -> Path:
     """Write the figures and the worst and best rows of `evaluated` into the Markdown file `path`; return it.
+
+    Args:
+        path: the file.
+        title: its heading.
+        evaluated: figures and rows.
+        metrics: the figures that are shown, in their order.
+        notes: paragraphs above the figures, as plain text.
 
     Raises:
         UserError: there are no rows, or the file cannot be written.
@@ -56,18 +64,14 @@ def write_report(path: Path, title: str, evaluated: Evaluated, metrics: Mapping[
     parts = [
         f"# {_cell(title)}",
         f"{len(evaluated.rows):,} rows.",
+        *map(_escaped, notes),
         _table(("figure", "value", "unit", "better"), figures),
         f"## The {len(extremes.worst)} worst rows",
         _rows([evaluated.rows[row] for row in extremes.worst], evaluated.error_unit),
         f"## The {len(extremes.best)} best rows",
         _rows([evaluated.rows[row] for row in extremes.best], evaluated.error_unit),
     ]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"The report {path} cannot be written: {error.strerror}; give another --report FILE.") from None
-    return path
+    return write_report_file(path, "\n\n".join(parts) + "\n")
 
 
 def _rows(rows: Sequence[EvaluatedRow], unit: str) -> str:
@@ -83,5 +87,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _cell(text: str) -> str:
     """`text` on one line, shortened, its Markdown and HTML shown and not obeyed."""
     line = " ".join(text.split())
-    shortened = line if len(line) <= MOST_CHARACTERS else line[: MOST_CHARACTERS - 1] + "…"
-    return re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", shortened)
+    return _escaped(line if len(line) <= MOST_CHARACTERS else line[: MOST_CHARACTERS - 1] + "…")
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", " ".join(text.split()))

@@ -7,13 +7,15 @@ Works for every CTC model of transformers. Rows are cut to their true frames bef
 nothing about recipes or training. Shapes: `B` clips, `T'` frames of logits, `L` labels, `V` vocabulary.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, SequenceFeatureExtractor
@@ -25,7 +27,7 @@ from .metrics import Metric
 from .model_properties import evaluation_mode, innermost
 from .padding import MASK, fill_up, outputs_of, padding_reaches, run_apart
 from .sharing import gather_rows, share_of_process
-from .speech_metrics import SpeechOutputs
+from .speech_metrics import SPEECH_METRICS, SpeechOutputs
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,16 @@ class SpeechResults:
     num_labels: int
     seconds: float
     """Of audio."""
+    others: dict[str, SpeechOutputs] = field(default_factory=dict)
+    """What was heard in the same clips by each of `SpeechDecoding.others`."""
+    work_seconds: dict[str, float] = field(default_factory=dict)
+    """That the processes together took for features, model and decoder, by name of the decoder: "" for the first."""
+
+    def figures(self) -> dict[str, float]:
+        """The figures of the task, and the counts that they are of."""
+        figures = {"loss": LabelLoss.compute(self), **{name: metric.compute(self.outputs) for name, metric in SPEECH_METRICS.items()}}
+        words = int(self.outputs.counts.words.sum())
+        return {**figures, "num_rows": len(self.outputs.references), "num_words": words, "num_seconds": round(self.seconds, 1)}
 
 
 class LabelLoss(Metric[SpeechResults]):
@@ -108,6 +120,8 @@ class SpeechDecoding:
     batch_size: int
     normalizer: str
     decode: Decoder = greedy_decode
+    others: Mapping[str, Decoder] = field(default_factory=dict)
+    """More ways to decode the same scores, by names that are not empty, to be held beside it."""
 
 
 def evaluate_speech(
@@ -133,21 +147,46 @@ def evaluate_speech(
     alphabet = CtcAlphabet.of_tokenizer(tokenizer)
     batches = SpeechBatches(clips, extractor, SpeechBatching(decoding.batch_size, shuffle=False))
     share, counts = share_of_process(decoding.batch_size, accelerator)
-    found: dict[int, tuple[str, float]] = {}
+    decoders = {"": decoding.decode, **decoding.others}
+    found: dict[int, tuple[list[str], float]] = {}
+    work = dict.fromkeys(decoders, 0.0)
     with evaluation_mode(model):
         for step in range(batches.steps_per_epoch):
+            began = time.perf_counter()
             batch = batches.batch(step, share).to(device)
             frames = run_on_features(model, batch.inputs, torch.from_numpy(batch.num_samples))
+            log_probabilities = frames.logits.float().log_softmax(dim=-1)
+            _wait_for(device)
+            read = time.perf_counter() - began
+            heard = []
+            for name, decode in decoders.items():
+                began = time.perf_counter()
+                heard.append([transcript.text for transcript in decode(log_probabilities, frames.lengths, alphabet)])
+                work[name] += counts * (read + time.perf_counter() - began)
             nats = label_nats(frames, batch.labels, alphabet.blank).tolist()
-            heard = decoding.decode(frames.logits.float().log_softmax(dim=-1), frames.lengths, alphabet)
-            found |= {int(row): (heard[place].text, nats[place]) for place, row in enumerate(batch.rows) if counts and row >= 0}
+            found |= {int(row): ([texts[place] for texts in heard], nats[place]) for place, row in enumerate(batch.rows) if counts and row >= 0}
     results = gather_rows(found, accelerator)
+    outputs = [_outputs(clips, [texts[number] for texts, _ in results], decoding.normalizer) for number in range(len(decoders))]
     return SpeechResults(
-        outputs=_outputs(clips, [text for text, _ in results], decoding.normalizer),
+        outputs=outputs[0],
         nats=float(np.sum([nats for _, nats in results])),
         num_labels=sum(len(clips.labels[row]) for row in clips.chosen),
         seconds=float(clips.rows.waveforms.lengths[clips.chosen].sum()) / clips.rows.waveforms.sampling_rate,
+        others=dict(zip(decoding.others, outputs[1:], strict=True)),
+        work_seconds=_summed(work, accelerator),
     )
+
+
+def _wait_for(device: torch.device) -> None:
+    """Wait until the device has done what it was told, so that its work is not counted as that of a decoder."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def _summed(work: dict[str, float], accelerator: Accelerator | None) -> dict[str, float]:
+    """The seconds of all processes."""
+    shares = [work] if accelerator is None or accelerator.num_processes == 1 else gather_object([work])
+    return {name: sum(share[name] for share in shares) for name in work}
 
 
 def log_probabilities_of(model: nn.Module, clips: EncodedClips, extractor: SequenceFeatureExtractor, batch_size: int) -> list[Tensor]:

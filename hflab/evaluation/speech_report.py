@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, StrictUndefined
 
 from ..errors import UserError, check_choice
+from .report_files import write_report_file
 from .speech_metrics import (
     SPEECH_METRICS,
     Alignment,
@@ -55,13 +56,15 @@ class SpeechReport:
     detailed: str | None = None
     """Name of the decoder whose confusions and worst sentences are shown; None for the first."""
     audio_of: Callable[[int], bytes | None] | None = None
-    """From a row, counted from 0, to its clip as a WAV file, or None where there is none; asked for the worst rows only."""
+    """From a row, counted from 0, to its clip as a WAV file, or None where it has no sound; asked for the worst rows only. If it is None, no row has one."""
     audio_limit: int = 8_000_000
     """Most bytes that all clips together take in the page, where base64 makes them a third larger."""
     real_time_factors: Mapping[str, float] = field(default_factory=dict)
     """By name of the decoder, seconds of computing per second of sound."""
     notes: Sequence[str] = ()
     """Sentences shown above the figures."""
+    circumstances: Mapping[str, str] = field(default_factory=dict)
+    """How it was measured: the decoders' settings, the machine, the versions, by what they are called."""
     num_worst: int = 20
     """Sentences shown."""
     seed: int = 0
@@ -90,10 +93,13 @@ class SpeechReport:
 
 
 class Clip(NamedTuple):
-    """The sound of a row in the page, or why there is none."""
+    """The sound of a row in the page, or why there is none; neither where no clips are shown."""
 
     uri: str | None
     reason: str = ""
+
+
+LEFT_OUT, SILENT = "The clip is left out, see above.", "The clip has no sound."
 
 
 def write_speech_report(path: Path, report: SpeechReport) -> Path:
@@ -103,13 +109,7 @@ def write_speech_report(path: Path, report: SpeechReport) -> Path:
         UserError: the file cannot be written.
         ValueError: a clip is no WAV file.
     """
-    page = speech_page(report)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"The report {path} cannot be written: {error.strerror}; give another file.") from None
-    return path
+    return write_report_file(path, speech_page(report))
 
 
 def speech_page(report: SpeechReport) -> str:
@@ -129,7 +129,7 @@ def speech_page(report: SpeechReport) -> str:
         tables=[_group_table(report, name) for name in ("speakers", "conditions") if getattr(outputs, name) is not None],
         confusions={operation: most_frequent(outputs, operation, most=MOST_CONFUSIONS) for operation in ("substitution", "deletion", "insertion")},
         sentences=sentences,
-        num_left_out=sum(sentence["clip"].reason == "left out" for sentence in sentences),
+        num_left_out=sum(sentence["clip"].reason == LEFT_OUT for sentence in sentences),
         audio_limit=f"{report.audio_limit / 1e6:g}{SPACE}MB",
         joiner=" " if outputs.text.is_spaced else "",
     )
@@ -141,7 +141,7 @@ def _facts(report: SpeechReport) -> dict[str, str]:
     facts = {
         "Model": report.model,
         "Data": report.data,
-        "Rows": f"{len(outputs.references):,}",
+        "Clips": f"{len(outputs.references):,}",
         "Words said": f"{counts.words.sum():,}",
         "Characters said": f"{counts.characters.sum():,}",
     }
@@ -161,9 +161,16 @@ def _figures(report: SpeechReport) -> list[dict[str, Any]]:
     ]
     if report.real_time_factors:
         factors = [report.real_time_factors.get(name) for name in report.decoders]
-        cells = [{"value": NO_NUMBER if factor is None else f"{factor:.3g}", "interval": ""} for factor in factors]
+        cells = [_speed(factor) for factor in factors]
         lines.append({"name": "Real-time factor", "unit": "seconds of computing per second of sound", "cells": cells})
     return lines
+
+
+def _speed(factor: float | None) -> dict[str, str]:
+    """A real-time factor, and how many times as fast as the sound that is."""
+    if not factor:
+        return {"value": NO_NUMBER, "interval": ""}
+    return {"value": f"{factor:.3g}", "interval": f"{1 / factor:,.0f} times real time" if factor < 0.5 else ""}
 
 
 def _figure(outputs: SpeechOutputs, metric: type[SpeechMetric], seed: int) -> dict[str, str]:
@@ -264,11 +271,14 @@ def _clips(report: SpeechReport, rows: Sequence[int]) -> list[Clip]:
     left, clips = report.audio_limit, []
     for row in rows:
         sound = None if report.audio_of is None else report.audio_of(row)
-        uri = None if sound is None else _data_uri(sound, row)
-        if uri is not None and len(uri) > left:
-            clips.append(Clip(None, "left out"))
+        if sound is None:
+            clips.append(Clip(None, "" if report.audio_of is None else SILENT))
             continue
-        left -= len(uri or "")
+        uri = _data_uri(sound, row)
+        if len(uri) > left:
+            clips.append(Clip(None, LEFT_OUT))
+            continue
+        left -= len(uri)
         clips.append(Clip(uri))
     return clips
 

@@ -1,6 +1,7 @@
 """The page about speech recognition: everything is in it, nothing of the data is obeyed, and it fetches nothing."""
 
 import base64
+import dataclasses
 import io
 import random
 import re
@@ -80,13 +81,24 @@ def report(decoders=None, **settings):
 def test_the_whole_page(tmp_path):
     decoders = {"greedy": outputs(1, **known()), "trigram": outputs(2, **known())}
     told = report(decoders, detailed="trigram", audio_of=lambda row: clip(), real_time_factors={"trigram": 0.0421}, notes=["Mind this."], num_worst=6)
+    told = dataclasses.replace(told, circumstances={"Run on": "an <i>abacus</i>"})
     path = write_speech_report(tmp_path / "new" / "report.html", told)
     page = Page(path.read_text(encoding="utf-8"))
     assert page.is_balanced
     words = int(decoders["greedy"].counts.words.sum())
-    for expected in ("A title", "a/model", "a/corpus, test", "Mind this.", "basic", decoders["greedy"].text.summary, "0.0421", f"Words said {words}"):
+    for expected in (
+        "A title",
+        "a/model",
+        "a/corpus, test",
+        "Mind this.",
+        "basic",
+        decoders["greedy"].text.summary,
+        "0.0421 24 times real time",
+        "Run on an <i>abacus</i>",
+        f"Words said {words}",
+    ):
         assert expected in page.text
-    assert "Rows 40" in page.text
+    assert "Clips 40" in page.text
     assert "Sound 1 min 20 s" in page.text
     assert "from 5 speakers" in page.text
     assert "With so few speakers" in page.text
@@ -165,8 +177,9 @@ def test_worst_rows_come_first_and_only_their_clips_are_asked_for():
     text = speech_page(report({"greedy": told}, audio_of=audio_of, num_worst=7))
     rates = (told.counts.word_errors / told.counts.words).tolist()
     assert asked == sorted(range(40), key=lambda row: -rates[row])[:7]
-    assert re.findall(r'<h3 id="row-(\d+)"', text) == [str(row) for row in asked]
+    assert re.findall(r'<h3 id="clip-(\d+)"', text) == [str(row + 1) for row in asked]
     assert text.count("<audio") == sum(row % 2 for row in asked)
+    assert text.count("The clip has no sound.") == sum(row % 2 == 0 for row in asked)
     assert "left out" not in text
 
 
@@ -188,7 +201,7 @@ def test_a_short_clip_after_a_long_one_may_still_fit():
 
 def test_without_errors_words_or_columns():
     right = Page(speech_page(report({"greedy": SpeechOutputs(["a b"], ["a b"], "none")})))
-    assert "No row with an error" in right.text
+    assert "No clip with an error" in right.text
     assert "No intervals" in right.text
     assert right.is_balanced
     assert not right.of("figure")
@@ -217,5 +230,5 @@ def test_what_does_not_fit_is_refused(tmp_path):
         report(real_time_factors={"beam": 1.0})
     with pytest.raises(ValueError, match="no WAV file"):
         speech_page(report(audio_of=lambda row: b"ID3 something else"))
-    with pytest.raises(UserError, match="give another file"):
+    with pytest.raises(UserError, match="another --report"):
         write_speech_report(tmp_path, report())
