@@ -46,7 +46,8 @@ def main() -> None:
         rows = range(min(len(clips), options.clips or len(clips)))
         waveforms = [clips.waveforms.waveform(row) for row in rows]
         arpa = Path(options.run) / "model" / MODEL_FILE
-        print(f"{len(rows)} clips, {sum(map(len, waveforms)) / clips.waveforms.sampling_rate:.0f} s, of {len(set(clips.speakers))} speakers")
+        of = f"{len(set(clips.speakers))} speaker(s)" if None not in clips.speakers else "speakers who are not named"
+        print(f"{len(rows)} clips, {sum(map(len, waveforms)) / clips.waveforms.sampling_rate:.0f} s, of {of}")
         for name, recognize in _recognizers(options.run, arpa if arpa.is_file() else None).items():
             began = time.process_time()
             texts = recognize(waveforms)
