@@ -161,6 +161,11 @@ def load_tokenizer(folder: str, *, trust_remote_code: bool) -> PreTrainedTokeniz
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise cannot_be_loaded("The model", folder, error, FOLDER_INSTEAD) from None
+    except TypeError:  # how tokenizers for CTC answer where there are no files of one, as beside a model that was pre-trained on sound alone
+        raise UserError(
+            f"The model {folder!r} has no files of a tokenizer, so it cannot write; give a model that was trained on text or transcripts, or train "
+            "this one on some (model.pretrained, with model.new_head: true)."
+        ) from None
     return tokenizer
 
 
@@ -172,6 +177,9 @@ def _load_weights(folder: str, auto_class: Any, tokenizer: PreTrainedTokenizerBa
                 return load_ctc_adapter(folder, tokenizer, trust_remote_code=trust_remote_code)
             model, report = auto_class.from_pretrained(folder, trust_remote_code=trust_remote_code, output_loading_info=True)
     except (OSError, ValueError) as error:
+        if "Unrecognized configuration class" in str(error):
+            kind, head = AutoConfig.from_pretrained(folder).model_type, auto_class.__name__.removeprefix("AutoModel")
+            raise UserError(f"The model {folder!r} is a {kind} model, and there is no {kind} model {head}; take one of another kind.") from None
         raise cannot_be_loaded("The model", folder, error, FOLDER_INSTEAD) from None
     needed = {name for name, _ in model.named_parameters() if name.rpartition(".")[2] != UNUSED_PARAMETER}
     missing = sorted(report["missing_keys"] & needed)

@@ -18,6 +18,14 @@ from .text_files import check_column, check_text
 
 SPLIT_NAMES = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 ROWS_PER_BATCH = 64  # rows may be whole books, so few are held at once
+TEXT_INSTEAD = (
+    "download a .txt, .jsonl, .csv or .parquet file elsewhere and use it with data.source=text and data.path=FILE, or, for labelled rows, with "
+    "data.source=examples"
+)
+SOUND_INSTEAD = (
+    "fetch it elsewhere (hf download --repo-type dataset {name} --local-dir FOLDER) and give the folder instead of the id (data.dataset=FOLDER), or "
+    "give sound files with data.source=speech and data.path=FOLDER"
+)
 
 TextRows = Callable[[], Iterator[str]]
 
@@ -55,7 +63,7 @@ def load_hub_rows(data: DataSection, *, audio_column: str | None = None) -> HubR
         UserError: no data set is named, it cannot be had, or has no training split.
     """
     _check_named(data)
-    loaded = _load(data)
+    loaded = _load(data, instead=TEXT_INSTEAD if audio_column is None else SOUND_INSTEAD)
     splits = {role: _undecoded(loaded[name], audio_column) if audio_column else loaded[name].flatten() for role, name in _roles(data, loaded).items()}
     return HubRows(splits=splits, **_describe(data, loaded))
 
@@ -95,12 +103,12 @@ def _roles(data: DataSection, loaded: Any) -> dict[str, str]:
     return {role: name for role, name in found.items() if name is not None}
 
 
-def _load(data: DataSection) -> Any:
-    """Return the DatasetDict, or IterableDatasetDict, of `data.dataset`."""
+def _load(data: DataSection, *, instead: str = TEXT_INSTEAD) -> Any:
+    """Return the DatasetDict, or IterableDatasetDict, of `data.dataset`; `instead` as in `_reaching`."""
     import datasets
 
     try:
-        with _reaching(data):
+        with _reaching(data, instead):
             return datasets.load_dataset(data.dataset, data.config_name, revision=data.revision, streaming=data.streaming)
     except UserError:
         raise
@@ -109,8 +117,8 @@ def _load(data: DataSection) -> Any:
 
 
 @contextlib.contextmanager
-def _reaching(data: DataSection) -> Iterator[None]:
-    """Turn errors of the connection into a `UserError` that says how to do without one."""
+def _reaching(data: DataSection, instead: str = TEXT_INSTEAD) -> Iterator[None]:
+    """Turn errors of the connection into a `UserError` that says how to do without one: what to fetch elsewhere, and how it is given, `instead`."""
     import httpx
     from datasets.exceptions import DatasetBuildError
 
@@ -118,9 +126,8 @@ def _reaching(data: DataSection) -> Iterator[None]:
         yield
     except (OSError, httpx.HTTPError, DatasetBuildError) as error:  # OSError includes what datasets raises for an unknown id and in offline mode
         raise UserError(
-            f"The Hub data set {data.dataset!r} cannot be had: {_first_line(error)}. Check its id and the connection; without one, download a "
-            ".txt, .jsonl, .csv or .parquet file elsewhere and use it with data.source=text and data.path=FILE, "
-            "or, for labelled rows, with data.source=examples."
+            f"The Hub data set {data.dataset!r} cannot be had: {_first_line(error)}. Check its id and the connection; without one, "
+            f"{instead.format(name=data.dataset)}."
         ) from error
 
 

@@ -57,20 +57,6 @@ def test_sounds_need_no_transcripts_and_are_held_out_one_by_one(tmp_path, layout
         load_speech(data, sampling_rate=16000, normalizer="none")
 
 
-def test_sounds_of_a_data_set_need_no_transcripts(tmp_path, monkeypatch):
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
-    sounds = write_sounds(tmp_path / "sounds")
-    (tmp_path / "hub").mkdir()
-    rows = [{"audio": {"bytes": file.read_bytes(), "path": file.name}} for file in sorted(sounds.iterdir())]
-    datasets.Dataset.from_list(rows).cast_column("audio", datasets.Audio()).to_parquet(tmp_path / "hub" / "train.parquet")
-    data = DataSection(source="hub", dataset=str(tmp_path / "hub"), validation_fraction=0.3, cache_dir=str(tmp_path / "cache"))
-    corpus = load_speech(data, sampling_rate=16000, normalizer="none", with_texts=False)
-    assert sum(len(rows) for rows in corpus.splits.values()) == 12
-    assert "'text'" not in corpus.raw.description
-
-
 def test_clips_without_room_for_hidden_frames_are_left_out_of_every_split(tmp_path):
     data = DataSection(source="speech", path=str(write_sounds(tmp_path / "sounds")), validation_fraction=0.3, cache_dir=str(tmp_path / "cache"))
     prepared = prepare_sounds(data, FRAMES, least_frames=20, extractor=lambda rows: Wav2Vec2FeatureExtractor())

@@ -36,7 +36,7 @@ def hub(tmp_path, monkeypatch):
 
     def hub(splits, audio_columns=("audio",), **keys):
         folder = tmp_path / "hub" / "made"
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for name, rows in splits.items():
             dataset = datasets.Dataset.from_list(rows)
             for column in audio_columns:
@@ -75,6 +75,36 @@ def test_the_import_of_torchcodec_is_what_the_test_blocks(hub, no_torchcodec):
     data = hub({"train": [row()]})
     with pytest.raises(ImportError, match="torchcodec"):
         datasets.load_dataset(data.dataset)["train"][0]
+
+
+def test_a_data_set_without_transcripts_is_read_where_none_are_wanted(hub, no_torchcodec):
+    """With and without columns beside the sound; text that is there is not looked at, so none need be whole."""
+    spoken = [{"audio": row(number)["audio"]} for number in range(12)]
+    with pytest.raises(UserError, match="no column 'text'"):
+        load_speech(hub({"train": spoken}), sampling_rate=RATE, normalizer="none")
+    corpus = load_speech(hub({"train": spoken}, validation_fraction=0.3), sampling_rate=RATE, normalizer="none", with_texts=False)
+    assert corpus.raw.description == "The Hub data set made, column 'audio'."
+    assert {name: set(rows.texts) for name, rows in corpus.splits.items()} == {"train": {""}, "validation": {""}}
+    heard = [rows.waveforms.waveform(place).tolist() for rows in corpus.splits.values() for place in range(len(rows))]
+    assert sorted(heard) == sorted(sound(number)[1].tolist() for number in range(12))
+
+
+def test_speakers_of_a_data_set_without_transcripts_stay_together(hub):
+    spoken = [{"audio": row(number)["audio"], "text": None, "who": f"speaker {number % 4}"} for number in range(12)]
+    data = hub({"train": spoken}, speaker_column="who", validation_fraction=0.5)
+    raw = read_split_clips(data, with_texts=False)
+    voices = [{clip.speaker for clip in clips} for clips in raw.splits.values()]
+    assert all(voices)
+    assert set.union(*voices) == {f"speaker {number}" for number in range(4)}
+    assert set.isdisjoint(*voices)
+    assert {clip.text for clips in raw.splits.values() for clip in clips} == {""}
+
+
+def test_a_data_set_that_cannot_be_had_says_how_sound_is_given_without_a_network():
+    with pytest.raises(UserError) as caught:
+        read_split_clips(DataSection(source="hub", dataset="user/sounds"))
+    for fragment in ("'user/sounds' cannot be had", "hf download --repo-type dataset user/sounds", "data.source=speech and data.path=FOLDER"):
+        assert fragment in str(caught.value)
 
 
 def test_splits_speakers_and_conditions_of_a_data_set(hub):

@@ -1,15 +1,20 @@
 """Models in the layout of facebook/wav2vec2-base-960h: its files, the fields of its config and the names of its tensors."""
 
 import json
+import re
 
+import numpy as np
 import pytest
 import small_speech
+import soundfile
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCTC, Wav2Vec2Config, Wav2Vec2ForCTC
+from transformers import AutoModelForCTC, GPT2Config, GPT2LMHeadModel, Wav2Vec2Config, Wav2Vec2ForCTC
 
 from hflab import api
+from hflab.cli import main
 from hflab.recipe import ModelSection, parse_recipe
+from hflab.speech.audio import read_waveform
 from hflab.speech.ctc_decoding import CtcAlphabet
 from hflab.training import loop
 from hflab.training.pretrained import load_pretrained_model
@@ -151,14 +156,52 @@ def test_it_loads_with_all_its_weights(published):
     assert (reader.tokenizer.pad_token_id, len(reader.tokenizer), reader.extractor.do_normalize) == (0, 32, True)
 
 
-def test_it_evaluates_transcribes_and_is_fine_tuned(published, recordings, tmp_path):
+def test_it_transcribes_and_evaluates_on_the_command_line(published, tmp_path, capsys):
+    """What is written is what the model's own weights hear; recordings of any rate are read at the extractor's."""
     folder, model = published
-    figures = api.evaluate(folder, str(recordings), split="validation")  # no recipe says that it hears
-    assert figures["num_rows"] == 4
     reader = pretrained_reader(ModelSection(pretrained=str(folder)))
     recognizer = Recognizer(model, reader.extractor, CtcAlphabet.of_tokenizer(reader.tokenizer))
-    (heard,) = recognizer.recognize([torch.randn(16000).numpy()])
-    assert set(heard.text) <= set(VOCABULARY[5:]) | {" "}
+    files, texts = [], []
+    for number, rate in enumerate((16000, 44100)):
+        sound = 0.2 * np.random.default_rng(number).standard_normal(rate).astype(np.float32)
+        files.append(tmp_path / f"{rate}.wav")
+        soundfile.write(files[-1], sound, rate, subtype="FLOAT")
+        texts.append(recognizer.recognize([read_waveform(files[-1], 16000)])[0].text)
+        files[-1].with_suffix(".txt").write_text("what is said")
+    assert all(texts)
+    assert set("".join(texts)) <= set(VOCABULARY[5:]) | {" "}
+    capsys.readouterr()
+    assert main(["transcribe", str(folder), *map(str, files), "--segments", "windows"]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line] == [
+        line for file, text in zip(files, texts, strict=True) for line in (f"== {file}", text)
+    ]
+    assert main(["evaluate", str(folder), "--data", str(tmp_path)]) == 0  # no recipe says that it hears
+    assert "word_error_rate" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("facebook/wav2vec2-base-960h", r"from the Hub: .*hf download facebook/wav2vec2-base-960h --local-dir FOLDER.*give its path"),
+        ("empty", r"holds no model"),
+        ("sounds_alone", r"has no files of a tokenizer, so it cannot write.*model\.new_head: true"),
+        ("text", r"is a gpt2 model, and there is no gpt2 model ForCTC"),
+    ],
+)
+def test_what_cannot_transcribe_is_told_in_one_line(recordings, tmp_path, monkeypatch, capsys, given, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    small_speech.save("wav2vec2-layer", tmp_path / "sounds_alone", "ForPreTraining")
+    GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=9, bos_token_id=0, eos_token_id=0)).save_pretrained(tmp_path / "text")
+    small_speech.make_tokenizer(tmp_path / "text").save_pretrained(tmp_path / "text")
+    capsys.readouterr()
+    assert main(["transcribe", given, str(recordings / "validation" / "000.wav")]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hflab: ")]
+    assert re.search(expected, line), line
+
+
+def test_it_is_fine_tuned(published, recordings, tmp_path):
+    folder, _ = published
     recipe = parse_recipe(
         {
             "task": "speech_recognition",
