@@ -2,8 +2,8 @@
 
     waveform = read_waveform(Path("talk.flac"), 16000)
 
-wav, flac, mp3, ogg and what else libsndfile knows are decoded by `soundfile`, without programs of the system. Knows nothing about data sets,
-features and models.
+wav, flac, mp3, ogg and what else libsndfile knows are decoded by `soundfile`, without programs of the system; m4a, webm, films and others by an extra
+(`media_file.py`). Knows nothing about data sets, features and models.
 
 N: samples.
 """
@@ -14,18 +14,23 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import UserError
+from . import media_file
+from .media_file import MediaError, MediaFile
 
-EXTENSIONS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aiff", ".aif", ".aifc", ".au", ".w64", ".rf64", ".caf")
+SOUNDFILE_EXTENSIONS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aiff", ".aif", ".aifc", ".au", ".w64", ".rf64", ".caf")
+EXTENSIONS = (*SOUNDFILE_EXTENSIONS, *media_file.EXTENSIONS)
 LOWEST_RATE, HIGHEST_RATE = 1000, 768_000  # in Hz; a file that says another is damaged
 BLOCK_SECONDS = 60  # of sound in memory where a recording is read in blocks
 WHOLE = 0.99  # share of the announced sound from which on a recording is taken for whole
+FRAME_SECONDS = 0.05  # at most, of compressed sound; its end is filled up, which formats count or do not
+UNKNOWN_FORMAT = (1, 4)  # libsndfile's errors: format not recognised, encoding not supported
 STREAMED = 2**31 - 2**16  # bytes; programs that write to a pipe announce so many or more, for they do not know
 ANNOUNCED_BYTES = re.compile(r"(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)")  # in the notes of libsndfile
 
@@ -111,16 +116,16 @@ def read_blocks(
             num_read += len(samples)
     if not num_read:
         raise UnreadableRecording(shown, f"holds no samples{of_part}", "leave it out")
-    if num_read < WHOLE * announced:  # no error: the length of an .mp3 without a full header is a guess
+    if num_read < min(WHOLE * announced, announced - FRAME_SECONDS * rate):  # no error: what some formats announce is a guess
         logger.warning("%s has %.2f s of sound where %.2f s were announced; check that it is whole.", shown, num_read / rate, announced / rate)
 
 
 def duration_of(file: Path) -> float:
-    """Seconds of sound that a file announces; 0 for one that cannot be read."""
+    """Seconds of sound that a file announces; 0 for one that cannot be read, also for want of a package."""
     try:
         with _opened(file, file.name) as opened:
             return float(opened.frames / opened.samplerate)
-    except UnreadableRecording:
+    except UserError:
         return 0.0
 
 
@@ -156,19 +161,33 @@ def wav_bytes(waveform: np.ndarray, sampling_rate: int) -> bytes:
 
 @contextmanager
 def _opened(source: Path | bytes, shown: str) -> Iterator[Any]:
-    """The recording as `soundfile` reads it; what it says of a file that it cannot read becomes `UnreadableRecording`."""
-    soundfile = _soundfile()
+    """The recording as `soundfile` reads it, or as PyAV does; what they say of a file that they cannot read becomes `UnreadableRecording`."""
     if isinstance(source, Path) and not os.path.isfile(source):  # unlike Path.is_file, it takes a name that is too long for one that is not there
         raise UnreadableRecording("There", f"is no recording {str(source)!r}", "check the path")
     if isinstance(source, Path) and source.suffix.lower() == ".raw":
         raise UnreadableRecording(shown, "has no header that says its rate and format", "write it as .wav or .flac")
+    try:
+        with _open(source) as file:
+            yield file
+    except (_soundfile().LibsndfileError, MediaError) as error:
+        reason = str(error).split(": ")[-1].rstrip(".")
+        more = "" if media_file.is_installed() else ", or, for other formats, run: pip install 'hflab[media]'"
+        raise UnreadableRecording(shown, f"cannot be decoded ({reason})", f"give one of: {', '.join(EXTENSIONS)}, or mend the file{more}") from None
+
+
+def _open(source: Path | bytes) -> Any:
+    """The recording as `soundfile` opens it, or as PyAV does, where `soundfile` cannot or the file's ending says that it could not."""
+    soundfile = _soundfile()
+    if isinstance(source, Path) and source.suffix.lower() in media_file.EXTENSIONS:
+        return MediaFile(source)
     opened = io.BytesIO(source) if isinstance(source, bytes) else os.fsencode(source) if os.name == "posix" else str(source)  # any name of a file
     try:
-        with soundfile.SoundFile(opened) as file:
-            yield file
+        return soundfile.SoundFile(opened)
     except soundfile.LibsndfileError as error:
-        reason = str(error).split(": ")[-1].rstrip(".")
-        raise UnreadableRecording(shown, f"cannot be decoded ({reason})", f"give one of: {', '.join(EXTENSIONS)}, or mend the file") from None
+        if error.code in UNKNOWN_FORMAT and media_file.is_installed():
+            with suppress(MediaError):  # for these endings, what `soundfile` says is more to the point
+                return MediaFile(source)
+        raise
 
 
 def _check_whole(notes: str, shown: str) -> None:

@@ -10,7 +10,16 @@ import pytest
 
 from hflab.errors import UserError
 from hflab.speech import audio
-from hflab.speech.audio import EXTENSIONS, UnreadableRecording, as_floats, as_integers, read_blocks, read_waveform, resample, wav_bytes
+from hflab.speech.audio import (
+    SOUNDFILE_EXTENSIONS,
+    UnreadableRecording,
+    as_floats,
+    as_integers,
+    read_blocks,
+    read_waveform,
+    resample,
+    wav_bytes,
+)
 from hflab.speech.synthesis import speak
 
 soundfile = pytest.importorskip("soundfile")
@@ -75,10 +84,10 @@ def test_a_format_is_read_from_files_and_from_bytes(tmp_path, suffix, subtype, a
     assert np.abs(waveform - samples)[1000:-1000].max() < FORMATS[suffix, subtype]  # where a block is filled up, compression is coarse
 
 
-def test_every_extension_that_messages_name_is_written_by_a_format_of_soundfile():
+def test_every_ending_that_soundfile_is_given_is_written_by_one_of_its_formats():
     known = {f".{name.lower()}" for name in soundfile.available_formats()} | {".opus", ".oga", ".aif", ".aifc"}
-    assert set(EXTENSIONS) <= known
-    assert {suffix for suffix, _ in FORMATS} <= set(EXTENSIONS)
+    assert set(SOUNDFILE_EXTENSIONS) <= known
+    assert {suffix for suffix, _ in FORMATS} <= set(SOUNDFILE_EXTENSIONS)
 
 
 @pytest.mark.parametrize("num_channels", [1, 2, 6])
