@@ -4,10 +4,8 @@ opened = open_model("runs/char_lstm_shakespeare", split="validation")
 figures = opened.evaluate().figures
 """
 
-import logging
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,7 +35,7 @@ from .run_folder import RunFolder
 from .speech.ctc_beam_search import BeamOptions
 from .speech.saved_decoder import load_decoder
 from .training.adapters import load_ctc_adapter
-from .training.pretrained import UNUSED_PARAMETER
+from .training.pretrained import UNUSED_PARAMETER, without_loading_report
 from .training.task import Task, TrainedProcessor
 from .training.tasks import TASKS
 
@@ -129,22 +127,6 @@ def model_folder(model: str | Path) -> str:
     raise UserError(f"{path} holds no model (no config.json, nor model/config.json); give a run folder, a model folder or a Hub id.")
 
 
-@contextmanager
-def _without_loading_report() -> Iterator[None]:
-    """Keep transformers from printing a table of weights that are missing or left over: what matters of it is read from its report."""
-    logger = logging.getLogger("transformers.modeling_utils")
-    # a filter and not a level: with a level of its own the logger has transformers warn of weights that are not sharded
-    logger.addFilter(_refuse)
-    try:
-        yield
-    finally:
-        logger.removeFilter(_refuse)
-
-
-def _refuse(record: logging.LogRecord) -> bool:
-    return False
-
-
 def load_headed_model(folder: str, auto_class: Any, *, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer, on the CPU.
 
@@ -171,7 +153,7 @@ def load_tokenizer(folder: str, *, trust_remote_code: bool) -> PreTrainedTokeniz
 
 def _load_weights(folder: str, auto_class: Any, tokenizer: PreTrainedTokenizerBase | None, *, trust_remote_code: bool) -> PreTrainedModel:
     try:
-        with _without_loading_report():
+        with without_loading_report():
             if auto_class is AutoModelForCTC and (Path(folder) / "adapter_config.json").is_file():
                 assert tokenizer is not None, "a recogniser writes"
                 return load_ctc_adapter(folder, tokenizer, trust_remote_code=trust_remote_code)

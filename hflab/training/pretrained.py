@@ -8,7 +8,8 @@ generator, so that a resumed run builds the same model again.
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -170,20 +171,37 @@ def _set_fields(config: PreTrainedConfig, fields: dict[str, Any]) -> None:
             raise UserError(f"model.{name}: {(str(error).splitlines() or ['not a value of this field'])[-1].strip()}") from None
 
 
+@contextmanager
+def without_loading_report() -> Iterator[None]:
+    """Keep transformers from printing a table of weights that are missing or left over: what matters of it is read from its report."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    # a filter and not a level: with a level of its own the logger has transformers warn of weights that are not sharded
+    logger.addFilter(_refuse)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_refuse)
+
+
+def _refuse(record: logging.LogRecord) -> bool:
+    return False
+
+
 def _load_weights(folder: str, section: ModelSection, head: str, config: PreTrainedConfig) -> tuple[PreTrainedModel, set[str]]:
     """The model, and the names of its parameters that the folder has no fitting values for; they are freshly initialised."""
     assert section.pretrained is not None
     check_choice("The head", head, AUTO_CLASSES)
     auto_class: Any = getattr(transformers, AUTO_CLASSES[head])
     try:
-        model, report = auto_class.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,  # a checkpoint in half precision loses small updates
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            trust_remote_code=section.trust_remote_code,
-        )
+        with without_loading_report():
+            model, report = auto_class.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,  # a checkpoint in half precision loses small updates
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                trust_remote_code=section.trust_remote_code,
+            )
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise cannot_be_loaded("model.pretrained", section.pretrained, error, "--model.pretrained FOLDER") from None

@@ -173,15 +173,32 @@ def test_a_run_learns_writes_its_folder_and_is_evaluated(make_recipe, tmp_path, 
         assert figures[name] == pytest.approx(recorded[name], rel=1e-5), name
 
 
-def test_sounds_without_transcripts_are_enough(make_recipe, tmp_path):
-    data = small_speech.write_recordings(tmp_path / "data", {"train": 12, "validation": 4})
-    for file in data.rglob("*.txt"):
+@pytest.mark.parametrize("source", ["speech", "hub"])  # the recipe of synthetic speech has a test of its own
+def test_sounds_without_transcripts_are_enough(make_recipe, tmp_path, monkeypatch, source):
+    folder = small_speech.write_recordings(tmp_path / "data", {"train": 12, "validation": 4})
+    for file in folder.rglob("*.txt"):
         file.unlink()
-    run = train(make_recipe(data={"path": str(data)}), tmp_path)
-    assert api.evaluate(run.path, str(data / "validation"))["num_rows"] == 4
+    keys = {"path": str(folder)} if source == "speech" else {"path": None, "dataset": as_data_set(folder, tmp_path / "sounds", monkeypatch)}
+    run = train(make_recipe(data={"source": source, **keys}, training={"num_steps": 2}), tmp_path)
+    splits = run.read_facts()["data"]["splits"]
+    assert {name: (split["rows"], split["sample"]) for name, split in splits.items()} == {"train": (12, ""), "validation": (4, "")}
+    assert api.evaluate(run.path)["loss"] == pytest.approx(run.read_facts()["evaluation"]["loss"], rel=1e-5)
+    assert api.evaluate(run.path, str(folder / "validation"))["num_rows"] == 4
     run.update_facts(usage={"code": "", "error": "not tried"})
     card = api.write_card(run.path).read_text(encoding="utf-8")
     assert "split begins with the row" not in card  # there is no text to show
+
+
+def as_data_set(folder, target, monkeypatch):
+    """The sounds of each split as a Hub data set that has a column of them and no other; returns its folder."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", target / "cache")
+    for split in ("train", "validation"):
+        rows = [{"audio": {"bytes": file.read_bytes(), "path": file.name}} for file in sorted((folder / split).glob("*.wav"))]
+        (target / "data").mkdir(parents=True, exist_ok=True)
+        datasets.Dataset.from_list(rows).cast_column("audio", datasets.Audio()).to_parquet(target / "data" / f"{split}.parquet")
+    return str(target / "data")
 
 
 def test_resumed_is_uninterrupted_bit_for_bit(make_recipe, tmp_path, monkeypatch):

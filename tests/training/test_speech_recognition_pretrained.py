@@ -210,11 +210,13 @@ def test_resumed_is_uninterrupted_bit_for_bit(recipe_for, speech_model, tmp_path
 
 
 @pytest.mark.parametrize("kind", ["wav2vec2-layer", "conformer-layer", "unispeech-sat-group"])
-def test_a_new_head_comes_on_a_pre_trained_model_and_writes_the_letters_of_the_data(recipe_for, speech_model, tmp_path, kind):
+def test_a_new_head_comes_on_a_pre_trained_model_and_writes_the_letters_of_the_data(recipe_for, speech_model, tmp_path, kind, capfd):
     folder = speech_model(kind, "ForPreTraining")
     with pytest.raises(UserError, match=r"no tokenizer that can be loaded.*model\.new_head: true"):
         train(recipe_for(folder), tmp_path, "refused")
     run = train(recipe_for(folder, model={"new_head": True}), tmp_path)
+    told = capfd.readouterr()
+    assert "quantizer" not in told.out + told.err  # what a new head leaves over and lacks is as it should be
     saved = AutoModelForCTC.from_pretrained(run.model)
     tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(run.model)
     vocabulary = tokenizer.get_vocab()
