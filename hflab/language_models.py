@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from .data.speech_batches import EncodedClips
 from .data.text_files import decoded_blocks
 from .errors import UserError
-from .evaluation.decoder_tuning import BONUSES, WEIGHTS, HeardClips, tune_decoder
+from .evaluation.decoder_tuning import NUM_TRIALS, HeardClips, tune_decoder
 from .evaluation.sharing import evenly_drawn
 from .evaluation.speech_evaluator import log_probabilities_of
 from .evaluation.speech_metrics import SpeechOutputs, WordErrorRate
@@ -74,7 +74,7 @@ def add_language_model(run: str | Path, text: str | Path | None = None, *, order
         raise UserError(f"The text {str(text)!r} has no words; give a UTF-8 file with a sentence on each line.")
     language_model = build_ngram(words, order)
     heard = {split: _hear(opened, task, split) for split in task.prepared.splits if split != "train"}
-    with tqdm(total=len(WEIGHTS) + len(BONUSES), desc="tuning", unit=" trials", disable=None, leave=False) as progress:
+    with tqdm(total=NUM_TRIALS, desc="tuning", unit=" trials", disable=None, leave=False) as progress:
         drawn = _drawn(heard["validation"])
         tuned = tune_decoder(drawn, language_model, DecoderSettings(num_beams=num_beams), report=progress.update)
     save_decoder(folder.model, language_model, tuned.settings)

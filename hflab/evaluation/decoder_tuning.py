@@ -7,8 +7,11 @@ Knows nothing about where clips and language model come from.
 """
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +22,15 @@ from ..speech.language_model import NgramModel
 from ..speech.saved_decoder import DecoderSettings
 from .speech_metrics import SpeechOutputs, WordErrorRate
 
-WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
-BONUSES = (-1.0, 0.0, 0.5, 1.0, 2.0, 3.0)
-ROUNDS = 2  # of one number and then the other; the surface is smooth enough that more change nothing
+# A weight costs words and a bonus makes up for it, so that in turns both would stay near 0: the two are first tried together.
+COARSE = {"language_model_weight": (0.0, 0.5, 1.0, 2.0), "word_bonus": (0.0, 2.0, 4.0)}
+# then each has its turn, with the others fixed
+FINE = {
+    "unknown_word_penalty": (0.0, 2.0, 5.0, 10.0),
+    "language_model_weight": (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0),
+    "word_bonus": (-1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 6.0),
+}
+NUM_TRIALS = math.prod(map(len, COARSE.values())) + sum(len(values) - 1 for values in FINE.values())
 TUNING_BEAMS = 16  # fewer than decoding takes: the best weights hardly depend on it
 
 
@@ -54,22 +63,26 @@ class TunedDecoder:
 def tune_decoder(
     heard: HeardClips, language_model: NgramModel, start: DecoderSettings, *, report: Callable[[int], object] = lambda trials: None
 ) -> TunedDecoder:
-    """Choose weight and bonus in turns, each over its grid with the other fixed; of equally good ones the smaller.
+    """Choose the weight of the model, the bonus of a word and the penalty of an unknown one; of equally good values the nearest to 0.
 
-    `report` is told of every trial.
+    `report` is told of every trial, of which there are at most `NUM_TRIALS`.
     """
-    tried: dict[tuple[float, float], float] = {}
+    tried: dict[DecoderSettings, float] = {}
 
-    def errors(weight: float, bonus: float) -> float:
-        if (weight, bonus) not in tried:
-            settings = dataclasses.replace(start, num_beams=min(start.num_beams, TUNING_BEAMS), language_model_weight=weight, word_bonus=bonus)
+    def errors(settings: DecoderSettings) -> float:
+        if settings not in tried:
             outputs = SpeechOutputs(heard.texts(settings, language_model), heard.references, heard.normalizer)
-            tried[weight, bonus] = WordErrorRate.compute(outputs)
+            tried[settings] = WordErrorRate.compute(outputs)
             report(1)
-        return tried[weight, bonus]
+        return tried[settings]
 
-    weight, bonus = start.language_model_weight, start.word_bonus
-    for _ in range(ROUNDS):
-        weight = min((errors(candidate, bonus), candidate) for candidate in WEIGHTS)[1]
-        bonus = min((errors(weight, candidate), abs(candidate), candidate) for candidate in BONUSES)[2]
-    return TunedDecoder(dataclasses.replace(start, language_model_weight=weight, word_bonus=bonus), tried[weight, bonus], len(tried))
+    def best(candidates: list[DecoderSettings]) -> DecoderSettings:
+        return min(candidates, key=lambda settings: (errors(settings), *(abs(getattr(settings, name)) for name in FINE)))
+
+    quick = dataclasses.replace(start, num_beams=min(start.num_beams, TUNING_BEAMS))
+    coarse = itertools.product(COARSE["language_model_weight"], COARSE["word_bonus"])
+    found = best([dataclasses.replace(quick, language_model_weight=weight, word_bonus=bonus) for weight, bonus in coarse])
+    for name, values in FINE.items():
+        changes: list[dict[str, Any]] = [{name: value} for value in values]
+        found = best([dataclasses.replace(found, **change) for change in changes])
+    return TunedDecoder(dataclasses.replace(found, num_beams=start.num_beams), tried[found], len(tried))
