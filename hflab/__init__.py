@@ -2,7 +2,7 @@
 
 `import hflab` makes `AutoModelForCausalLM.from_pretrained` and the pipelines of transformers know hflab's model families. The Python equal
 of every command is here too: `hflab.check_data`, `hflab.train`, `hflab.resume`, `hflab.evaluate`, `hflab.generate`, `hflab.generate_batch`,
-`hflab.inspect`, `hflab.write_card`, `hflab.publish`.
+`hflab.transcribe`, `hflab.add_language_model`, `hflab.inspect`, `hflab.write_card`, `hflab.publish`.
 """
 
 import importlib
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import check_data, evaluate, generate, generate_batch, inspect, resume, train
+    from .api import add_language_model, check_data, evaluate, generate, generate_batch, inspect, resume, train
     from .errors import UserError
     from .generation.options import GenerationOptions
     from .hub.card import write_card
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     )
     from .publication import publish
     from .recipe import Recipe, load_recipe
+    from .recognition import TranscribeOptions, transcribe
 
 __version__ = "0.1.0"
 
@@ -56,7 +57,9 @@ _PUBLIC = {
     "RecurrentForSequenceClassification": ".models.recurrent",
     "RecurrentForTokenClassification": ".models.recurrent",
     "RecurrentModel": ".models.recurrent",
+    "TranscribeOptions": ".recognition",
     "UserError": ".errors",
+    "add_language_model": ".api",
     "check_data": ".api",
     "evaluate": ".api",
     "generate": ".api",
@@ -67,6 +70,7 @@ _PUBLIC = {
     "PublishOptions": ".hub.publishing",
     "resume": ".api",
     "train": ".api",
+    "transcribe": ".recognition",
     "write_card": ".hub.card",
 }
 
@@ -88,8 +92,10 @@ __all__ = [
     "RecurrentForSequenceClassification",
     "RecurrentForTokenClassification",
     "RecurrentModel",
+    "TranscribeOptions",
     "UserError",
     "__version__",
+    "add_language_model",
     "check_data",
     "evaluate",
     "generate",
@@ -99,6 +105,7 @@ __all__ = [
     "publish",
     "resume",
     "train",
+    "transcribe",
     "write_card",
 ]
 

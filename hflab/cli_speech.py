@@ -1,7 +1,9 @@
 """The commands of the command line that are about speech: what they take, and one call for each. See `cli.py`."""
 
 import argparse
+import dataclasses
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,60 +40,69 @@ def add_transcribe(parser: argparse.ArgumentParser) -> None:
 
 def run_transcribe(options: argparse.Namespace, overrides: dict[str, str], command: str) -> int:
     """Recognise, and print or write."""
-    from .recognition import DecoderChoice, open_recognizer
-    from .speech.segmentation import SegmentationOptions
-    from .transcription.recordings import TranscriptionOptions, find_recordings
-    from .transcription.writing import WritingOptions
+    from . import api
+    from .recognition import TranscribeOptions
 
-    segmentation = SegmentationOptions(method=options.segments, max_seconds=options.max_seconds)
-    reading = TranscriptionOptions(segmentation, options.batch_seconds)
-    writing = WritingOptions(tuple(name.strip() for name in options.format.split(",")), options.overwrite, reading)
-    if options.stream and len(options.recordings) > 1:
-        raise UserError("--stream hears one source; give - for standard input, or microphone.")
-    recordings = [] if options.stream else find_recordings(options.recordings)
-    if options.output is None and (len(writing.formats) > 1 or options.overwrite):
-        raise UserError("Several formats, and --overwrite, go with --output FOLDER; without it one format is printed.")
-    without_loading_bars()
-    choice = DecoderChoice(options.beams, options.language_model, tuple(options.hot_word))
-    recognizer = open_recognizer(options.model, choice, trust_remote_code=options.trust_remote_code)
+    chosen = TranscribeOptions(
+        output=options.output,
+        formats=tuple(name.strip() for name in options.format.split(",")),
+        overwrite=options.overwrite,
+        segments=options.segments,
+        max_seconds=options.max_seconds,
+        batch_seconds=options.batch_seconds,
+        num_beams=options.beams,
+        language_model=options.language_model,
+        hot_words=tuple(options.hot_word),
+    )
+    if options.output is None and len(chosen.formats) > 1:
+        raise UserError("Several formats go with --output FOLDER; without it one format is printed.")
     if options.stream:
-        from .transcription.live import transcribe_live
-        from .transcription.streaming import StreamingOptions
+        return _transcribe_live(options, chosen)
+    without_loading_bars()
+    with _progress(options.recordings) as progress:
+        found = api.transcribe(options.model, options.recordings, chosen, trust_remote_code=options.trust_remote_code, report=progress.update)
+        progress.reset()  # the model is open now, and the rate is that of the sound
+        if options.output is None:
+            return _print_transcripts(found, options, progress)
+        return _write_transcripts(found, progress)
 
-        live = StreamingOptions(segmentation=segmentation)
-        transcribe_live(recognizer, str(options.recordings[0]), sys.stdout, live, json_lines=options.json)
-        return 0
-    if options.output is None:
-        return _print_transcripts(recognizer, recordings, writing)
-    return _write_transcripts(recognizer, recordings, options.output, writing)
 
+def _transcribe_live(options: argparse.Namespace, chosen: Any) -> int:
+    from .recognition import open_recognizer
+    from .transcription.live import transcribe_live
+    from .transcription.streaming import StreamingOptions
 
-def _print_transcripts(recognizer: Any, recordings: list[Path], writing: Any) -> int:
-    from .transcription.recordings import transcribe_file
-    from .transcription.writing import formatted
-
-    with _progress(recordings) as progress:
-        for recording in recordings:
-            spoken = transcribe_file(recognizer, recording, writing.transcription, report=progress.update)
-            progress.clear()
-            if len(recordings) > 1:
-                print(f"== {recording}")
-            print(formatted(spoken, writing.formats[0]), end="", flush=True)
+    if len(options.recordings) > 1:
+        raise UserError("--stream hears one source; give - for standard input, or microphone.")
+    without_loading_bars()
+    recognizer = open_recognizer(options.model, chosen.decoder, trust_remote_code=options.trust_remote_code)
+    live = StreamingOptions(segmentation=chosen.reading.segmentation)
+    transcribe_live(recognizer, str(options.recordings[0]), sys.stdout, live, json_lines=options.json)
     return 0
 
 
-def _write_transcripts(recognizer: Any, recordings: list[Path], folder: Path, writing: Any) -> int:
-    from .transcription.writing import write_transcripts
+def _print_transcripts(found: Iterator[Any], options: argparse.Namespace, progress: Any) -> int:
+    from .transcription.writing import formatted
 
+    is_one = len(options.recordings) == 1 and not options.recordings[0].is_dir()
+    for written in found:
+        progress.clear()
+        if not is_one:
+            print(f"== {written.recording}")
+        print(formatted(written.spoken, options.format.strip()), end="", flush=True)
+    return 0
+
+
+def _write_transcripts(found: Iterator[Any], progress: Any) -> int:
     done = []
-    with _progress(recordings) as progress:
-        for written in write_transcripts(recognizer, recordings, folder, writing, report=progress.update):
-            done.append(written)
-            progress.clear()
-            if written.problem is not None:
-                print(f"hflab: {written.problem}", file=sys.stderr)
-            else:
-                print(" ".join(map(str, written.files)) + ("" if written.spoken else " (was there)"), flush=True)
+    for written in found:
+        done.append(written)
+        progress.clear()
+        if written.problem is not None:
+            print(f"hflab: {written.problem}", file=sys.stderr)
+        else:
+            print(" ".join(map(str, written.files)) + ("" if written.spoken else " (was there)"), flush=True)
+    progress.close()
     heard = [written.spoken for written in done if written.spoken is not None]
     seconds, elapsed = sum(spoken.seconds for spoken in heard), sum(spoken.elapsed_seconds for spoken in heard)
     failed = sum(written.problem is not None for written in done)
@@ -100,13 +111,14 @@ def _write_transcripts(recognizer: Any, recordings: list[Path], folder: Path, wr
     return 2 if failed else 0
 
 
-def _progress(recordings: list[Path]) -> Any:
+def _progress(given: list[Path]) -> Any:
     """A bar of the seconds of sound that are done, whose rate is the inverse of the real-time factor."""
     from tqdm.auto import tqdm
 
     from .speech.audio import duration_of
+    from .transcription.recordings import find_recordings
 
-    total = sum(duration_of(recording) for recording in recordings)
+    total = sum(duration_of(recording) for recording in find_recordings(given))
     # disable=None: a bar on terminals only
     return tqdm(total=round(total, 1), desc="transcribing", unit=" s of sound", disable=None, leave=False)
 
@@ -121,18 +133,12 @@ def add_language_model(parser: argparse.ArgumentParser) -> None:
 
 def run_language_model(options: argparse.Namespace, overrides: dict[str, str], command: str) -> int:
     """Build, tune and save; print what it does."""
-    from .hub.card import write_card
-    from .language_models import add_language_model as add
+    from . import api
+    from .summaries import describe_language_model
 
     without_loading_bars()
-    found = add(options.run_folder, options.text, order=options.order, num_beams=options.beams)
-    write_card(options.run_folder)
-    settings = found.settings
-    print(f"{found.order}-grams of {found.text}; weight {settings.language_model_weight:g}, {settings.word_bonus:+g} for each word.\n")
-    print(f"{'word error rate':20} {'greedy':>10} {'with it':>10}")
-    for split, errors in found.greedy.items():
-        print(f"{split:20} {errors:10.4f} {found.with_language_model[split]:10.4f}")
-    print(f"\nSaved with the model: hflab transcribe {options.run_folder} takes it from now on, and --beams 1 leaves it out.")
+    found = api.add_language_model(options.run_folder, options.text, order=options.order, num_beams=options.beams)
+    print(describe_language_model(dataclasses.asdict(found), options.run_folder.as_posix()))
     return 0
 
 

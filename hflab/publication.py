@@ -173,7 +173,7 @@ def _check(folder: Path, run: RunFolder | None, repo_id: str, trust_remote_code:
         say(f"A process without hflab computes the same logits (largest difference {difference:.1e}, over {len(calls)} of its batches).")
     usage = usage_of_card((folder / "README.md").read_text(encoding="utf-8"))
     # the card of a run was written a moment ago, after its example had run
-    printed = run.read_facts()["usage"]["output"] if run is not None else _run_usage(usage, repo_id, folder, say)
+    printed = run.read_facts()["usage"].get("output") if run is not None else _run_usage(usage, repo_id, folder, say)
     return _Checked(figures, sample, auto_class, data_path, calls, usage, printed)
 
 
@@ -209,6 +209,9 @@ def _run_usage(usage: CardUsage | None, repo_id: str, folder: Path, say: Say) ->
     """What the card's usage example prints with the model of `folder`; None where it cannot be run."""
     if usage is None:
         say("Warning: the card shows no usage example in Python.")
+        return None
+    if usage.reads_own_recording:
+        say("The usage example reads a recording of the reader's, so it was not run.")
         return None
     outcome = run_usage_of_card(usage, repo_id, folder)
     if outcome is None:

@@ -206,7 +206,8 @@ def speech_notes(opened: OpenedModel) -> Sequence[str]:
     if saved is not None and opened.is_own_data and opened.split == "validation":
         notes.append("The language model's weights were chosen on these clips, so its figures are a little too good; those of another split are not.")
     if saved is not None and saved.language_model is not None and saved.language_model_weight == 0:
-        notes.append("The language model has weight 0: it says which words there are, not which follow each other.")
+        used = "it says which words there are, not which follow each other" if saved.unknown_word_penalty > 0 else "nothing of it is used"
+        notes.append(f"The language model has weight 0: {used}.")
     return notes
 
 

@@ -2,10 +2,12 @@
 
 import shlex
 from collections import Counter
+from typing import Any
 
 from .data.speech_check import SpeechCheck
 from .data.speech_problems import KINDS, PROBLEMS
 from .evaluation.task_figures import TaskFigures, task_figures
+from .hub.usage import OWN_RECORDING
 from .run_folder import RunFolder
 from .training.reporting import format_seconds
 
@@ -38,8 +40,34 @@ def summarise_run(run: RunFolder) -> str:
     if recipe.task == "speech_recognition":
         parts.append(f"Use it here:\n    hflab transcribe {shlex.quote(run.model.as_posix())} RECORDING.wav --format srt")
     parts.append(f"Publish it:\n    hflab publish {shlex.quote(run.path.as_posix())} {recipe.publish.repo_id or 'USER/NAME'}")
+    if "sampling_rate" in usage:
+        parts.append(
+            f"This Python was not run: {OWN_RECORDING} is to be a recording of yours, of one channel and {usage['sampling_rate']:,} samples a second."
+        )
     if "error" in usage:
         parts.append(f"Warning: this Python was tried and failed: {usage['error']}")
+    return "\n\n".join(parts)
+
+
+def describe_language_model(found: dict[str, Any], model: str) -> str:
+    """What a language model does for a recognizer, and plainly whether it helps; `found` is that entry of run.json, `model` how it is called."""
+    settings, greedy, with_it = found["settings"], found["greedy"], found["with_language_model"]
+    weight = settings["language_model_weight"]
+    rows: list[tuple[str, ...]] = [
+        ("word error rate", "greedy", "with it"),
+        *((split, f"{greedy[split]:.4f}", f"{with_it[split]:.4f}") for split in greedy),
+    ]
+    parts = [f"{found['order']}-grams of {found['text']}; weight {weight:g}, {settings['word_bonus']:+g} for each word.", _columns(rows)]
+    if weight == 0:
+        used = "What is used of it is its list of words." if settings["unknown_word_penalty"] > 0 else "Nothing of it is used."
+        parts.append(f"Weight 0: its probabilities did not help on the validation split, no higher weight that was tried had fewer errors. {used}")
+    leave_out = f"hflab transcribe {shlex.quote(model)} RECORDING --beams 1"
+    if with_it["validation"] >= greedy["validation"]:
+        parts.append(
+            f"It does not help on the validation split. It is saved all the same; `{leave_out}` leaves it out, text like what is said may help."
+        )
+    else:
+        parts.append(f"Saved with the model: `hflab transcribe` takes it from now on, and `{leave_out}` leaves it out.")
     return "\n\n".join(parts)
 
 

@@ -40,7 +40,7 @@ ALLOWED = {
     "recognition": {"measuring", "transcription", "speech", "errors"},
     "recognition_report": {"measuring", "training", "evaluation", "data", "speech"},
     "language_models": {"measuring", "training", "evaluation", "data", "speech", "run_folder", "errors"},
-    "summaries": {"data", "evaluation", "run_folder", "training"},
+    "summaries": {"data", "evaluation", "hub", "run_folder", "training"},
     "errors": set(),
     "terminal": set(),
     "recipe": {"errors"},
@@ -55,7 +55,7 @@ ALLOWED = {
     "publication": {"measuring", "hub", "recipe", "run_folder", "errors"},
     "inspection": {"inspection", "evaluation", "data", "models", "errors"},
     "training": {"training", "data", "models", "evaluation", "generation", "speech", "errors", "recipe", "run_folder"},
-    "hub": {"hub", "evaluation", "recipe", "run_folder", "errors"},
+    "hub": {"hub", "evaluation", "speech", "recipe", "run_folder", "errors"},
 }
 MODEL_PACKAGES = {"torch", "transformers", "huggingface_hub", "numpy"}  # transformers needs numpy itself
 STANDARD = sys.stdlib_module_names

@@ -56,7 +56,7 @@ class SpeechReport:
     detailed: str | None = None
     """Name of the decoder whose confusions and worst sentences are shown; None for the first."""
     audio_of: Callable[[int], bytes | None] | None = None
-    """From a row, counted from 0, to its clip as a WAV file, or None where it has no sound; asked for the worst rows only. If it is None, no row has one."""
+    """From a row, counted from 0, to its clip as a WAV file, None where it has no sound; asked for the worst rows only."""
     audio_limit: int = 8_000_000
     """Most bytes that all clips together take in the page, where base64 makes them a third larger."""
     real_time_factors: Mapping[str, float] = field(default_factory=dict)

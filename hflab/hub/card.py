@@ -21,14 +21,17 @@ from ..recipe import Recipe
 from ..run_folder import RunFolder, write_atomically
 from .card_metadata import Evaluation, card_metadata, hub_evaluation_entries
 from .card_sentences import (
+    LANGUAGE_MODEL_USE,
     citation,
     data_description,
     end_of_training,
     energy_rows,
     figures_method,
     figures_subject,
+    language_model_sentences,
     licence_sentence,
     limitation_sentences,
+    own_recording_sentence,
     reproduction_method,
     source_sentence,
     summary_sentences,
@@ -37,6 +40,7 @@ from .card_sentences import (
 from .figures import CurveAxes, draw_learning_curve, tokens_at
 from .markdown import escape, fence, inline_code, portable_code, portable_command, redact, without_folders
 from .task_wording import WORDING, figure_title
+from .usage import OWN_RECORDING
 
 CURVE_FILE = "learning_curve.png"
 NOT_SETTINGS = ("publish.", "tracking.", "description")  # keys of a recipe that do not change the model
@@ -134,6 +138,7 @@ def _describe(facts: dict[str, Any], recipe: Recipe, metrics: list[dict[str, Any
         "intended_use": recipe.publish.intended_use,
         "usage": _usage(facts, recipe, shown_as),
         "figures": _figures(facts, recipe, evaluation, shown_as),
+        "language_model": _language_model(facts, recipe),
         "evaluations_head": _evaluations_head(recipe),
         "evaluations": _evaluation_rows(metrics, facts, recipe),
         "training": _training_rows(facts, recipe),
@@ -155,15 +160,17 @@ def _num_looks(metrics: list[dict[str, Any]], evaluation: Evaluation | None) -> 
 
 
 def _usage(facts: dict[str, Any], recipe: Recipe, shown_as: str) -> dict[str, str] | None:
-    """The usage example as it ran; None when it was not run or failed."""
+    """The usage example as it ran, or why it was not run; None when it failed."""
     usage = facts.get("usage")
-    if not usage or "output" not in usage:
+    if not usage or "error" in usage:
         return None
+    prompt = facts["prompt"] if "output" in usage else OWN_RECORDING
     return {
         "code": fence(portable_code(usage["code"], f"{facts['name']}/model", shown_as), "python"),
-        "output": fence(usage["output"], "text"),
+        "said": "It printed:" if "output" in usage else own_recording_sentence(usage["sampling_rate"]),
+        "output": fence(usage["output"], "text") if "output" in usage else "",
         "leads_on": WORDING[recipe.task].use,
-        "command": fence(_command_of_use(recipe, shown_as, facts["prompt"]), "bash"),
+        "command": fence(_command_of_use(recipe, shown_as, prompt), "bash"),
     }
 
 
@@ -172,6 +179,19 @@ def _command_of_use(recipe: Recipe, shown_as: str, prompt: str) -> str:
     if recipe.task == "speech_recognition":
         return f"hflab transcribe {shlex.quote(shown_as)} {shlex.quote(prompt)} --format srt"
     return f"hflab generate {shlex.quote(shown_as)} --prompt {shlex.quote(prompt)}"
+
+
+def _language_model(facts: dict[str, Any], recipe: Recipe) -> dict[str, Any] | None:
+    """What the language model that was saved with a recognizer does for it."""
+    found = facts.get("language_model")
+    if found is None:
+        return None
+    splits = zip(found["greedy"].items(), found["with_language_model"].values(), strict=True)
+    return {
+        "what": language_model_sentences(found, recipe),
+        "rows": [(escape(split), f"{greedy:.4f}", f"{with_it:.4f}") for (split, greedy), with_it in splits],
+        "use": LANGUAGE_MODEL_USE,
+    }
 
 
 def _figures(facts: dict[str, Any], recipe: Recipe, evaluation: Evaluation | None, shown_as: str) -> dict[str, Any] | None:

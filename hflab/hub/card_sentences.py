@@ -8,9 +8,11 @@ from typing import Any
 
 from ..evaluation.task_figures import show_figure, task_figures, writes_symbols
 from ..recipe import Recipe
+from ..speech.text_normalization import NORMALIZERS
 from .card_metadata import Evaluation
 from .markdown import escape, inline_code
 from .task_wording import WORDING, figure_title
+from .usage import OWN_RECORDING
 
 TOKENIZER_KINDS = {"character": "character-level", "byte_bpe": "byte-level BPE", "word": "word-level"}
 UNITS_OF_VOCABULARY = {"character": "character", "word": "word", "symbols": "symbol"}  # tokenizers that do not know every text
@@ -20,6 +22,10 @@ UNFINISHED = {
     "running": "Training was still going on when this card was written.",
 }
 _WITHOUT_BRACES = str.maketrans("", "", "{}")
+LANGUAGE_MODEL_USE = (
+    "`hflab transcribe` decodes with it unless `--beams 1` is given; transformers' pipeline decodes greedily. With `--report report.html` the "
+    "command above writes a page that shows both, by speaker, with the sentences that went wrong."
+)
 ENDINGS = {"budget": "the budget was used up", "early stopping": "early stopping", "interruption": "interruption"}
 
 
@@ -101,8 +107,41 @@ def figures_method(recipe: Recipe) -> str:
     return WORDING[recipe.task].method.format(
         lanes=recipe.evaluation.batch_size,
         decoding="greedily" if beams == 1 else f"with {beams} beams",
-        normalizer=recipe.processor.normalizer,
+        normalizer=_normalizer(recipe),
         detail="A symbol is what white space separates." if symbols else "BLEU and chrF are those of the whole split, by sacrebleu.",
+    )
+
+
+def _normalizer(recipe: Recipe) -> str:
+    """The name of a normaliser, and what it does."""
+    name = recipe.processor.normalizer
+    return f"{inline_code(name)} ({NORMALIZERS[name].summary.rstrip('.')})" if WORDING[recipe.task].hears else ""
+
+
+def language_model_sentences(found: dict[str, Any], recipe: Recipe) -> str:
+    """What language model lies beside a recognizer, how it is weighed, and how that was chosen. `found` is that entry of run.json."""
+    settings = found["settings"]
+    weight = settings["language_model_weight"]
+    helps = found["with_language_model"]["validation"] < found["greedy"]["validation"]
+    sentences = [
+        f"Beside the weights lies a language model: {found['order']}-grams of {escape(found['text'])}. A beam search with {settings['num_beams']} "
+        f"beams multiplies its log-probabilities by {weight:g}, adds {settings['word_bonus']:g} for each word and takes "
+        f"{settings['unknown_word_penalty']:g} away for one that it does not know. These numbers were chosen on the validation split, where its "
+        f"figure is therefore a little too good; errors are counted under the normalizer {inline_code(recipe.processor.normalizer)}."
+    ]
+    if weight == 0:
+        used = "it says which words there are, not which follow each other" if settings["unknown_word_penalty"] > 0 else "nothing of it is used"
+        sentences.append(f"Its weight is 0, for no higher one that was tried had fewer errors there: {used}.")
+    if not helps:
+        sentences.append("**It did not help on the validation split.**")
+    return " ".join(sentences)
+
+
+def own_recording_sentence(sampling_rate: int) -> str:
+    """What the recording of a usage example must be that was not run."""
+    return (
+        f"{inline_code(OWN_RECORDING)} stands for a recording of your own, of one channel and {sampling_rate:,} samples a second. The example was "
+        "not run for this card: the training data are recordings of people, and none of them is published with the model."
     )
 
 
@@ -163,6 +202,8 @@ def limitation_sentences(facts: dict[str, Any], recipe: Recipe, evaluation: Eval
         *_limit_of_length(facts, recipe),
         _limit_of_repetition(facts, recipe),
     ]
+    if data.get("is_synthetic"):
+        sentences.append("No human speaks in its data: how well it understands people was not measured.")
     if facts["status"] != "finished":
         sentences.append(UNFINISHED[facts["status"]])
     if not facts["data"]["license"]:

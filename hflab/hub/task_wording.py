@@ -100,8 +100,8 @@ WORDING: dict[str, TaskWording] = {
         text="data",
         limitation="It writes down speech like that of its training data ({data}); for other voices, words, rooms and noises the figures do not "
         "hold. It writes something for every sound, also where nobody speaks.",
-        method="Every clip is recognised once, greedily, without a language model; errors are counted over the whole split, after transcripts and "
-        "answers have gone through the normalizer `{normalizer}`. This measures them again:",
+        method="Every clip is recognised once, {decoding}, without a language model; errors are counted over the whole split, after transcripts and "
+        "answers have gone through the normalizer {normalizer}. This measures them again:",
         unknown="no other {unit} is ever written",
         use=", and this writes down a recording, with times:",
         hears=True,

@@ -1,10 +1,18 @@
-"""The usage example of a model, and its execution in a clean process: a card shows no code that was not run."""
+"""The usage example of a model, and its execution in a clean process: a card shows no code that was not run.
 
+One kind is shown without having been run, and the card says so: that of a model which hears, where the data are recordings of people. No clip of
+theirs lies beside the model, so the example reads one of the reader's.
+"""
+
+import json
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .clean_process import Outcome, run_without_hflab
+
+OWN_RECORDING = "recording.wav"  # the reader's
+EXTRACTOR_FILE = "preprocessor_config.json"
 
 _BLOCK = re.compile(r"^(?P<marks>`{3,})(?P<language>\w*)\n(?P<content>.*?)\n(?P=marks)$", re.MULTILINE | re.DOTALL)
 
@@ -62,9 +70,9 @@ def _transcribe(model_id: str, prompt: str) -> str:
     return (
         "import soundfile\n"
         "from transformers import pipeline\n"
-        "from transformers.utils import cached_file\n"
+        f"{_import_of(prompt)}"
         f'recognizer = pipeline("automatic-speech-recognition", model={model_id!r}, trust_remote_code=True)\n'
-        f"samples, rate = soundfile.read(cached_file({model_id!r}, {prompt!r}))\n"
+        f"samples, rate = soundfile.read({_clip(model_id, prompt)})\n"
         'print(recognizer({"raw": samples, "sampling_rate": rate})["text"])'
     )
 
@@ -73,13 +81,23 @@ def _represent(model_id: str, prompt: str) -> str:
     return (
         "import soundfile\n"
         "from transformers import AutoFeatureExtractor, AutoModel\n"
-        "from transformers.utils import cached_file\n"
+        f"{_import_of(prompt)}"
         f"extractor = AutoFeatureExtractor.from_pretrained({model_id!r}, trust_remote_code=True)\n"
         f"model = AutoModel.from_pretrained({model_id!r}, trust_remote_code=True)\n"
-        f"samples, rate = soundfile.read(cached_file({model_id!r}, {prompt!r}))\n"
+        f"samples, rate = soundfile.read({_clip(model_id, prompt)})\n"
         'heard = model(**extractor(samples, sampling_rate=rate, return_tensors="pt"))\n'
         "print(tuple(heard.last_hidden_state.shape))"
     )
+
+
+def _import_of(prompt: str) -> str:
+    """What finds a clip beside the model."""
+    return "" if prompt == OWN_RECORDING else "from transformers.utils import cached_file\n"
+
+
+def _clip(model_id: str, prompt: str) -> str:
+    """Where the clip is, as Python."""
+    return repr(OWN_RECORDING) if prompt == OWN_RECORDING else f"cached_file({model_id!r}, {prompt!r})"
 
 
 _USAGE = {
@@ -94,14 +112,16 @@ _USAGE = {
 _HEARING = ("speech_recognition", "speech_pretraining")  # tasks whose prompt is a clip
 
 
-def execute_usage(folder: Path, shown_id: str, prompt: str, task: str = "causal_lm") -> dict[str, str]:
+def execute_usage(folder: Path, shown_id: str, prompt: str, task: str = "causal_lm") -> dict[str, Any]:
     """Run the usage example in a clean process and return {"code", "output"}, or {"code", "error"} when it failed.
 
-    The code that is shown names `shown_id`; the code that runs names `folder`. The seed is fixed outside of the shown code.
+    The code that is shown names `shown_id`; the code that runs names `folder`. The seed is fixed outside of the shown code. Where the model hears and
+    there is no clip beside it, nothing is run, and {"code", "sampling_rate"} comes back: the code reads `OWN_RECORDING`, which must have that rate.
     """
-    shown = usage_code(task, shown_id, prompt)
     if task in _HEARING and not (folder / prompt).is_file():
-        return {"code": shown, "error": "the model folder has no clip to try it on, for its data are recordings of people"}
+        rate = json.loads((folder / EXTRACTOR_FILE).read_text(encoding="utf-8"))["sampling_rate"]
+        return {"code": usage_code(task, shown_id, OWN_RECORDING), "sampling_rate": rate}
+    shown = usage_code(task, shown_id, prompt)
     outcome = run_without_hflab(usage_code(task, str(folder), prompt), model=folder)
     return {"code": shown, "output": outcome.output} if outcome.error is None else {"code": shown, "error": outcome.error}
 
@@ -112,6 +132,11 @@ class CardUsage(NamedTuple):
     code: str
     output: str | None
     """What the card says that it printed."""
+
+    @property
+    def reads_own_recording(self) -> bool:
+        """Whether it reads a recording of the reader's, and cannot be run without one."""
+        return repr(OWN_RECORDING) in self.code
 
 
 def usage_of_card(card: str) -> CardUsage | None:

@@ -162,6 +162,8 @@ def test_own_data_and_a_report(make_task_recipe, example_files, tmp_path, task):
     assert "## The 20 worst rows" in text
     assert "## The 20 best rows" in text
     assert f"| {shown.headline.replace('_', ' ')} | {figures[shown.headline]:.4f} |" in text
+    with pytest.raises(UserError, match=f"give FILE.md for {task}"):
+        api.evaluate(run.path, report=tmp_path / "report.html")
     errors = [
         float(line.split("|")[1]) for line in text.split("## The 20 worst rows")[1].splitlines() if line.startswith("| 0") or line[2:3].isdigit()
     ]
