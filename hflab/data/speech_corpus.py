@@ -8,6 +8,8 @@ Knows nothing about features, tokens and models.
 
 import hashlib
 import json
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +24,9 @@ from .speech_sources import SOUND_SOURCES, SPEECH_SOURCES, RawSpeech
 from .waveform_store import Waveforms, open_waveforms
 
 SAMPLE_CLIPS = 3
+LEAST_TRAINED = 0.5  # of the share that training is to keep: with few speakers, chance may hold most of them out
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,8 @@ def load_speech(data: DataSection, *, sampling_rate: int, normalizer: str, with_
     """Return the clips that the data section names, split, with their sound at `sampling_rate` in Hz; without texts, they need no transcripts.
 
     Held-out shares are drawn by a hash of the speaker where several are known, else of the text, where the source has no split of its own: a
-    speaker, or a sentence, is in one split only.
+    speaker, or a sentence, is in one split only. Where speakers are so few that a split would get none, or training few, the text decides, which is
+    warned of.
 
     Raises:
         UserError: the source does not exist; a key is set that it would not read; a split has no clips; and whatever the source and the sound raise.
@@ -133,12 +139,7 @@ def _hold_out(raw: RawSpeech, data: DataSection) -> dict[str, list[Clip]]:
     wanted = {name: share for name, share in fractions.items() if share > 0 and name not in raw.splits}
     splits = dict(raw.splits)
     if wanted:
-        clips = raw.splits["train"]
-        by_speaker = len({clip.speaker for clip in clips} - {None}) > 1
-        # a sentence is the same with other punctuation; without one, every clip is by itself
-        keys = [(by_speaker and clip.speaker) or basic(clip.text) or str(number) for number, clip in enumerate(clips)]
-        drawn = split_by_hash([Example(str(number), clip) for number, clip in enumerate(clips)], wanted, keys)
-        splits |= {name: [example.output for example in examples] for name, examples in drawn.items()}
+        splits |= _drawn(raw, wanted)
     for name, clips in splits.items():
         if not clips:
             of = sum(map(len, splits.values()))
@@ -148,3 +149,32 @@ def _hold_out(raw: RawSpeech, data: DataSection) -> dict[str, list[Clip]]:
                 f"your own (folders {' and '.join(splits)})."
             )
     return splits
+
+
+def _drawn(raw: RawSpeech, wanted: dict[str, float]) -> dict[str, list[Clip]]:
+    """The training clips with the `wanted` shares of them held out: by speaker where there are enough of them, else by text."""
+    clips = raw.splits["train"]
+    speakers = {clip.speaker for clip in clips} - {None}
+    by_speaker = _split_by(clips, [clip.speaker for clip in clips] if len(speakers) > 1 else [None] * len(clips), wanted)
+    least = LEAST_TRAINED * (1 - sum(wanted.values())) * len(clips)
+    if len(speakers) < 2 or (all(by_speaker.values()) and len(by_speaker["train"]) >= least):
+        return by_speaker
+    by_text = _split_by(clips, [None] * len(clips), wanted)
+    if all(by_text.values()):
+        logger.warning(
+            "%s has %d speakers, too few to hold some out by chance (%s clips), so that clips are held out by their text: figures are of voices that "
+            "training hears. For those of unheard voices, give splits of your own (folders %s).",
+            raw.name,
+            len(speakers),
+            " and ".join(f"{name} {len(found)}" for name, found in by_speaker.items()),
+            " and ".join(by_text),
+        )
+    return by_text
+
+
+def _split_by(clips: list[Clip], speakers: Sequence[str | None], wanted: dict[str, float]) -> dict[str, list[Clip]]:
+    """The clips drawn by a hash of their speaker, or of their text where it is None."""
+    # a sentence is the same with other punctuation; without one, every clip is by itself
+    keys = [speaker or basic(clip.text) or str(number) for number, (clip, speaker) in enumerate(zip(clips, speakers, strict=True))]
+    drawn = split_by_hash([Example(str(number), clip) for number, clip in enumerate(clips)], wanted, keys)
+    return {name: [example.output for example in examples] for name, examples in drawn.items()}
