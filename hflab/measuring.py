@@ -158,6 +158,8 @@ def _load_weights(folder: str, auto_class: Any, tokenizer: PreTrainedTokenizerBa
                 assert tokenizer is not None, "a recogniser writes"
                 return load_ctc_adapter(folder, tokenizer, trust_remote_code=trust_remote_code)
             model, report = auto_class.from_pretrained(folder, trust_remote_code=trust_remote_code, output_loading_info=True)
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         if "Unrecognized configuration class" in str(error):
             kind, head = AutoConfig.from_pretrained(folder).model_type, auto_class.__name__.removeprefix("AutoModel")

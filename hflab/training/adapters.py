@@ -58,7 +58,7 @@ def add_adapter(model: PreTrainedModel, section: LoraSection, head: str, fresh: 
         modules_to_save=sorted({name.rpartition(".")[0] for name in fresh}) or None,
         task_type=TASK_TYPES.get(head),
         fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in layers),  # GPT-2 keeps its weights transposed
-        base_model_name_or_path=base_name,
+        base_model_name_or_path=str(Path(base_name).resolve()) if Path(base_name).is_dir() else base_name,  # found from any working folder
     )
     if config.task_type is None:  # how peft finds the class of the base without one
         config.auto_mapping = {"base_model_class": type(model).__name__, "parent_library": type(model).__module__}
@@ -164,14 +164,20 @@ def _save_adapter(model: PreTrainedModel, folder: Path, weights: dict[str, Tenso
 def load_ctc_adapter(folder: str, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool) -> PreTrainedModel:
     """The speech recogniser that an adapter alone makes of its base, merged into it; with a new head, it has the outputs of `tokenizer`.
 
-    By peft, for transformers' wav2vec 2.0 has a method of the same name for adapters of another kind. Raises `OSError` and `ValueError` as
-    `from_pretrained` does.
+    By peft, for transformers' wav2vec 2.0 has a method of the same name for adapters of another kind. Raises `UserError` if the base is not there,
+    and otherwise `OSError` and `ValueError` as `from_pretrained` does.
     """
     from peft import PeftConfig, PeftModel
 
     adapter = PeftConfig.from_pretrained(folder)
     base = str(adapter.base_model_name_or_path)
-    config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
+    try:
+        config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder} holds an adapter of the model {base!r}, which cannot be loaded ({(str(error).splitlines() or [''])[0]}); "
+            "write the base's folder or Hub id into its adapter_config.json as base_model_name_or_path."
+        ) from None
     if adapter.modules_to_save:
         config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
     # a head of another size is the base's own, which the adapter's takes the place of

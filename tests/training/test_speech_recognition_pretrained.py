@@ -319,6 +319,18 @@ def test_lora_leaves_a_folder_that_evaluates(recipe_for, speech_model, tmp_path,
     assert losses[-1] < losses[0]
 
 
+def test_an_adapter_is_found_from_any_folder_and_names_a_base_that_is_gone(recipe_for, speech_model, recordings, tmp_path, monkeypatch):
+    pytest.importorskip("peft")
+    shutil.copytree(speech_model("wav2vec2-layer"), tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    run = train(recipe_for("base", model={"lora": {"rank": 2, "merge": False}}, training={"num_steps": 1}), tmp_path)
+    monkeypatch.chdir("/")
+    assert api.evaluate(run.model, str(recordings / "validation"))["num_rows"] == 6
+    shutil.rmtree(tmp_path / "base")
+    with pytest.raises(UserError, match=r"an adapter of the model .*base', which cannot be loaded .*base_model_name_or_path"):
+        api.evaluate(run.model, str(recordings / "validation"))
+
+
 @pytest.mark.parametrize("kind", small_speech.KINDS)
 def test_an_adapter_has_an_effect_and_gets_a_gradient(recipe_for, speech_model, kind):
     pytest.importorskip("peft")
