@@ -23,7 +23,7 @@ from .data.speech_batches import EncodedClips
 from .evaluation.report import Evaluated, EvaluatedRow
 from .evaluation.speech_evaluator import Decoder, SpeechDecoding, SpeechResults, evaluate_speech
 from .evaluation.speech_metrics import SpeechOutputs, WordErrorRate, bootstrap_interval, row_errors
-from .evaluation.speech_report import SpeechReport
+from .evaluation.speech_report import FEW, SpeechReport
 from .measuring import OpenedModel
 from .speech.audio import wav_bytes
 from .speech.ctc_beam_search import BeamOptions, beam_decode
@@ -161,9 +161,10 @@ def speech_report(opened: OpenedModel, measured: MeasuredRecognizer, model: str,
 def report_notes(opened: OpenedModel, measured: MeasuredRecognizer) -> list[str]:
     """What a report in Markdown says above its figures: the decoders beside each other, the normaliser, and what the page warns of too."""
     outputs = measured.results.outputs
+    which = "The table and the rows are of the first of these. " if len(measured.decoders) > 1 else ""
     return [
         *(f"{name.capitalize()}: {_rate_in_words(each)}; {measured.settings[name]}." for name, each in measured.decoders.items()),
-        f"The table and the rows are of the first of these. Normalizer {outputs.normalizer}: {outputs.text.summary}",
+        f"{which}Normalizer {outputs.normalizer}: {outputs.text.summary}",
         *speech_notes(opened),
         "; ".join(f"{name}: {value}" for name, value in _machine(opened, measured).items()) + ".",
     ]
@@ -175,7 +176,7 @@ def _rate_in_words(outputs: SpeechOutputs) -> str:
         return f"{100 * rate:.2f} % of the words wrong"
     return (
         f"{100 * rate:.2f} % of the words wrong ({100 * interval.low:.2f} to {100 * interval.high:.2f}, 95 % interval over "
-        f"{interval.num_resampled:,} {interval.resampled})"
+        f"{interval.num_resampled:,} {interval.resampled}{'' if interval.num_resampled >= FEW else ', too narrow with so few'})"
     )
 
 
