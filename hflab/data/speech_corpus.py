@@ -155,17 +155,20 @@ def _drawn(raw: RawSpeech, wanted: dict[str, float]) -> dict[str, list[Clip]]:
     """The training clips with the `wanted` shares of them held out: by speaker where there are enough of them, else by text."""
     clips = raw.splits["train"]
     speakers = {clip.speaker for clip in clips} - {None}
-    by_speaker = _split_by(clips, [clip.speaker for clip in clips] if len(speakers) > 1 else [None] * len(clips), wanted)
-    least = LEAST_TRAINED * (1 - sum(wanted.values())) * len(clips)
-    if len(speakers) < 2 or (all(by_speaker.values()) and len(by_speaker["train"]) >= least):
-        return by_speaker
     by_text = _split_by(clips, [None] * len(clips), wanted)
+    if not speakers:
+        return by_text
+    by_speaker = _split_by(clips, [clip.speaker for clip in clips], wanted)
+    least = LEAST_TRAINED * (1 - sum(wanted.values())) * len(clips)
+    if len(speakers) > 1 and all(by_speaker.values()) and len(by_speaker["train"]) >= least:
+        return by_speaker
     if all(by_text.values()):
         logger.warning(
-            "%s has %d speakers, too few to hold some out by chance (%s clips), so that clips are held out by their text: figures are of voices that "
-            "training hears. For those of unheard voices, give splits of your own (folders %s).",
+            "%s has %d speaker%s, too few to hold some out by chance (%s clips), so that clips are held out by their text: figures are of voices "
+            "that training hears. For those of unheard voices, give splits of your own (folders %s).",
             raw.name,
             len(speakers),
+            "s" if len(speakers) > 1 else "",
             " and ".join(f"{name} {len(found)}" for name, found in by_speaker.items()),
             " and ".join(by_text),
         )
