@@ -1,10 +1,12 @@
-"""Live recognition beside that of recordings: errors, latency, speed and memory over a long recording of a model's own held-out clips.
+"""Long recordings and live sound beside single clips: errors, latency, speed and memory over a long recording of a model's own held-out clips.
 
     python scripts/benchmark_streaming.py runs/uni                                  # an hour of its test split, in blocks of 100 ms
     python scripts/benchmark_streaming.py runs/uni --minutes 10 --pauses 0.05 0.3   # speech with hardly a pause
     python scripts/benchmark_streaming.py runs/uni --segments windows               # live, the model hears silence too, with one state throughout
+    python scripts/benchmark_streaming.py runs/ctc_synthetic_digits --minutes 10    # of a model that reads both ways, and cannot hear live sound
 
-The model reads in one direction: hflab train ctc_synthetic_digits --model.bidirectional false --run uni. Clips are drawn one after the other, again
+A model that reads in one direction: hflab train ctc_synthetic_digits --model.bidirectional false --run uni. The recording is cut in each of the ways
+of `hflab transcribe --segments`. Clips are drawn one after the other, again
 and again, with faint noise in the pauses between them, and fed as fast as they can be read. Errors of long recordings are counted in groups of some
 minutes, words belonging to where their middle lies. Delays are from the end of a word's last frame to the end of the computation by which an event
 first shows it, in a stream that is fed in time.
@@ -24,13 +26,15 @@ import numpy as np
 import torch
 
 from hflab.data.speech_batches import PAUSE_LEVEL, EncodedClips
+from hflab.errors import UserError
 from hflab.evaluation.speech_metrics import SpeechOutputs, WordErrorRate
 from hflab.measuring import open_model
 from hflab.recognition import DecoderChoice, open_recognizer
-from hflab.speech.segmentation import SegmentationOptions
+from hflab.speech.segmentation import METHODS, SegmentationOptions
 from hflab.speech.subtitles import CaptionWord
 from hflab.terminal import without_loading_bars
 from hflab.training.speech_recognition import SpeechRecognition
+from hflab.transcription.chunked_logits import check_streamable
 from hflab.transcription.recognizer import Recognizer
 from hflab.transcription.recordings import TranscriptionOptions, transcribe_waveform
 from hflab.transcription.streaming import StreamEvent, StreamingOptions, StreamingRecognizer
@@ -182,7 +186,7 @@ def spread(seconds: Sequence[float], unit: str = "s") -> str:
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="run folder or model folder of a one-directional recurrent recognizer")
+    parser.add_argument("model", help="run folder or model folder of a speech recognizer; live sound is for one-directional recurrent ones")
     parser.add_argument("--minutes", type=float, default=60.0, help="of the recording (default: 60)")
     parser.add_argument("--pauses", type=float, nargs=2, default=(0.3, 3.0), metavar=("LEAST", "MOST"), help="seconds between clips (default: 0.3 3)")
     parser.add_argument("--chunk-seconds", type=float, default=StreamingOptions.chunk_seconds, help="that the model reads at a time live")
@@ -202,29 +206,51 @@ def main() -> None:
     recognizer = open_recognizer(arguments.model, DecoderChoice(num_beams=arguments.beams))
     recording = LongRecording.draw(clips, 60 * arguments.minutes, tuple(arguments.pauses))
     waveforms = [clips.rows.waveforms.waveform(row) for row in clips.chosen.tolist()]  # all in memory before memory is measured
-    options = StreamingOptions(arguments.chunk_seconds, segmentation=SegmentationOptions(method=arguments.segments))
-    streamed = stream(recognizer, recording, options)
     print(f"{platform.machine()}, {os.cpu_count()} cores, 1 thread, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
-    print(f"{streamed.seconds / 60:.1f} minutes, {len(recording.order)} clips, pauses of {arguments.pauses[0]:g} to {arguments.pauses[1]:g} s\n")
-    apart = [transcript.text for transcript in recognizer.recognize(waveforms)]
-    print("clips one by one       ", errors_of(apart, [clips.rows.texts[row] for row in clips.chosen.tolist()], normalizer))
-    print_errors_of_recording(recognizer, recording, streamed, normalizer)
+    seconds = sum(map(len, recording.pieces())) / recording.sampling_rate
+    print(f"{seconds / 60:.1f} minutes, {len(recording.order)} clips, pauses of {arguments.pauses[0]:g} to {arguments.pauses[1]:g} s\n")
+    options = StreamingOptions(arguments.chunk_seconds, segmentation=SegmentationOptions(method=arguments.segments))
+    streamed = stream(recognizer, recording, options) if can_stream(recognizer) else None
+    apart = dict(zip(clips.chosen.tolist(), recognizer.recognize(waveforms), strict=True))
+    texts = [clips.rows.texts[row] for row in recording.order]
+    print("the same clips apart   ", errors_of([apart[row].text for row in recording.order], texts, normalizer))
+    print_errors_of_recording(recognizer, recording, normalizer)
+    if streamed is not None:
+        print_stream(streamed, recording, recognizer.alphabet.space, normalizer)
+
+
+def can_stream(recognizer: Recognizer) -> bool:
+    """Whether it can hear live sound; if not, why is printed."""
+    try:
+        check_streamable(recognizer)
+    except UserError as error:
+        print(f"no live sound: {error}\n")
+        return False
+    return True
+
+
+def print_errors_of_recording(recognizer: Recognizer, recording: LongRecording, normalizer: str) -> None:
+    """Of the whole recording by each way of cutting it."""
+    references, joiner = recording.references(), recognizer.alphabet.space
+    waveform = np.concatenate(list(recording.pieces()))
+    for method in METHODS:
+        try:
+            spoken = transcribe_waveform(recognizer, waveform, TranscriptionOptions(SegmentationOptions(method=method)))
+        except UserError as error:
+            print(f"the recording, {method:8}", error)
+            continue
+        texts = [joiner.join(words) for words in grouped(spoken.words, len(references))]
+        print(f"the recording, {method:8}", errors_of(texts, references, normalizer), f"real-time factor {spoken.real_time_factor:.4f}")
+
+
+def print_stream(streamed: Streamed, recording: LongRecording, joiner: str, normalizer: str) -> None:
+    """Errors, latency, speed and memory of live sound."""
+    print("live                   ", errors_of([joiner.join(words) for words in streamed.texts], recording.references(), normalizer))
     print(f"\n{streamed.num_finals:,} utterances")
     for what, seconds in {"elapsed": streamed.elapsed, "at work": streamed.work}.items():
         print(f"a block of {1000 * BLOCK_SECONDS:.0f} ms, {what}: {spread(seconds, 'ms')}; of real time {sum(seconds) / streamed.seconds:.4f}")
     print(f"delay of a word: {spread(streamed.delays)}")
     print("resident memory every 10 minutes, in MB:", ", ".join(f"{size:.1f}" for size in streamed.megabytes))
-
-
-def print_errors_of_recording(recognizer: Recognizer, recording: LongRecording, streamed: Streamed, normalizer: str) -> None:
-    """Of the whole recording by each way of cutting it, and live."""
-    references, joiner = recording.references(), recognizer.alphabet.space
-    waveform = np.concatenate(list(recording.pieces()))
-    for method in ("energy", "auto"):
-        spoken = transcribe_waveform(recognizer, waveform, TranscriptionOptions(SegmentationOptions(method=method)))
-        texts = [joiner.join(words) for words in grouped(spoken.words, len(references))]
-        print(f"the recording, {method:8}", errors_of(texts, references, normalizer), f"real-time factor {spoken.real_time_factor:.4f}")
-    print("live                   ", errors_of([joiner.join(words) for words in streamed.texts], references, normalizer))
 
 
 if __name__ == "__main__":
