@@ -74,6 +74,8 @@ def _transcribe_live(options: argparse.Namespace, chosen: Any) -> int:
 
     if len(options.recordings) > 1:
         raise UserError("--stream hears one source; give - for standard input, or microphone.")
+    if options.output is not None or options.format != "txt":
+        raise UserError("--stream prints what it hears, as text or with --json as events; leave --output and --format out.")
     without_loading_bars()
     recognizer = open_recognizer(options.model, chosen.decoder, trust_remote_code=options.trust_remote_code)
     live = StreamingOptions(segmentation=chosen.reading.segmentation)

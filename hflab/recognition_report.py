@@ -229,6 +229,6 @@ def _machine(opened: OpenedModel, measured: MeasuredRecognizer) -> dict[str, str
     return {
         "Read at a time": f"{opened.task.recipe.evaluation.batch_size} clips",
         "Run on": f"{hardware['device']} ({hardware['processor']}, {hardware['num_cpus']} CPUs), {processes} "
-        f"process{'' if processes == 1 else 'es'} with {threads} thread{'' if threads == 1 else 's'}",
+        f"process{'' if processes == 1 else 'es'} with {threads} thread{'' if threads == 1 else 's'}{'' if processes == 1 else ' each'}",
         "Versions": ", ".join([f"hflab {__version__}", *(f"{name} {versions[name]}" for name in SHOWN_VERSIONS)]),
     }

@@ -148,6 +148,7 @@ def test_a_recording_that_cannot_be_read_keeps_no_other_back(run, recording, tmp
     [
         (["nothing.wav"], "There is no recording"),
         (["--stream", "-", "x.wav"], "one source"),
+        (["--stream", "--format", "srt"], "leave --output and --format out"),
         (["--stream", "x.wav"], "choose from: -, microphone|one-directional|reads in one direction"),
         (["--format", "doc", "x.wav"], "The format is 'doc'"),
         (["--format", "srt,txt"], "go with --output"),
