@@ -90,6 +90,9 @@ TIMBRES = [
     "victor",
     "zac",
 ]
+# timbres that differ from another one hardly more than one voice does from itself at a pitch 5 higher: in log-mel features of the same words the
+# mean distance of two frames is 0.27 to 0.60, and 2.3 in the median of all pairs. They train, so that no held-out voice has a twin in training.
+TWINS = {"adam", "benjamin", "Diogo", "Henrique", "Hugo", "michel", "miguel"}
 NUM_HELD_OUT_VOICES = {"validation": 6, "test": 12}
 HELD_OUT_SHARE = 8  # a held-out split has one clip for so many of training
 NOISE_LEVELS = (30, 20, 10)  # signal to noise, in dB
@@ -200,12 +203,17 @@ def _lines_of(path: str) -> Callable[[np.random.Generator], str]:
 
 
 def _draw_voices(language: str, generator: np.random.Generator) -> dict[str, Sequence[str]]:
-    """The voices of each split, an accent and a timbre each; no timbre is in two splits."""
+    """The voices of each split, an accent and a timbre each; no timbre is in two splits, and no twins are."""
     accents = ENGLISH_ACCENTS if language == "en" else (ESPEAK_NAMES.get(language, language),)
-    timbres = generator.permutation(TIMBRES)
-    voices = [f"{accents[number % len(accents)]}+{timbre}" for number, timbre in enumerate(timbres)]
+    timbres = generator.permutation(TIMBRES).tolist()
     num_validation, num_test = NUM_HELD_OUT_VOICES["validation"], NUM_HELD_OUT_VOICES["test"]
     held_out = num_validation + num_test
+    without_twin = [number for number in range(held_out, len(timbres)) if timbres[number] not in TWINS]
+    for number in range(held_out):
+        if timbres[number] in TWINS:
+            other = without_twin.pop()
+            timbres[number], timbres[other] = timbres[other], timbres[number]
+    voices = [f"{accents[number % len(accents)]}+{timbre}" for number, timbre in enumerate(timbres)]
     return {"train": voices[held_out:], "validation": voices[:num_validation], "test": voices[num_validation:held_out]}
 
 

@@ -15,6 +15,7 @@ from hflab.data.synthetic_speech import (
     NOISE_LEVELS,
     NUM_HELD_OUT_VOICES,
     TIMBRES,
+    TWINS,
     SyntheticPlan,
     synthetic_clips,
 )
@@ -44,6 +45,15 @@ def test_splits_have_as_many_clips_as_planned_and_no_voice_in_common(sentences, 
     assert {name: len(speakers(clips)) for name, clips in splits.items()} == {
         name: min(len(clips), num_voices[name]) for name, clips in splits.items()
     }
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_timbres_that_are_nearly_one_are_in_one_split(seed):
+    splits = synthetic_clips(SyntheticPlan("digits", 96, seed=seed))
+    timbres = {name: {clip.speaker.split("+")[1] for clip in clips} for name, clips in splits.items()}
+    assert set(TIMBRES) >= TWINS
+    assert timbres["train"] >= TWINS
+    assert not (timbres["validation"] | timbres["test"]) & timbres["train"]
 
 
 def test_every_voice_of_a_split_says_as_much():
