@@ -175,7 +175,7 @@ def _speed(factor: float | None) -> dict[str, str]:
 
 def _figure(outputs: SpeechOutputs, metric: type[SpeechMetric], seed: int) -> dict[str, str]:
     interval = bootstrap_interval(outputs, metric, seed=seed)
-    bounds = "" if math.isnan(interval.low) else f"{100 * interval.low:.2f} to {100 * interval.high:.2f}"
+    bounds = "" if math.isnan(interval.low) else f"{100 * interval.low:.2f}{SPACE}to{SPACE}{100 * interval.high:.2f}"
     return {"value": _percent(metric.compute(outputs)), "interval": bounds}
 
 
