@@ -20,9 +20,9 @@ from tqdm.auto import tqdm
 
 from . import __version__
 from .data.speech_batches import EncodedClips
-from .evaluation.report import Evaluated, EvaluatedRow
+from .evaluation.report import Evaluated
 from .evaluation.speech_evaluator import Decoder, SpeechDecoding, SpeechResults, evaluate_speech
-from .evaluation.speech_metrics import SpeechOutputs, WordErrorRate, bootstrap_interval, row_errors
+from .evaluation.speech_metrics import SpeechOutputs, WordErrorRate, bootstrap_interval
 from .evaluation.speech_report import FEW, SpeechReport
 from .measuring import OpenedModel
 from .speech.audio import wav_bytes
@@ -46,12 +46,13 @@ class MeasuredRecognizer:
     settings: dict[str, str]
     """Of each decoder, in words."""
     clips: EncodedClips
-    rows: list[EvaluatedRow]
+    names: list[str]
+    """Of the clips that were heard."""
 
     @property
     def evaluated(self) -> Evaluated:
         """As an evaluation without a report gives it."""
-        return Evaluated(self.results.figures(), self.rows, "errors per word")
+        return self.results.evaluated(self.names)
 
     @property
     def real_time_factors(self) -> dict[str, float]:
@@ -79,14 +80,12 @@ def measure_recognizer(opened: OpenedModel) -> MeasuredRecognizer:
             SpeechDecoding(section.batch_size, task.recipe.processor.normalizer, decoders[first], {name: decoders[name] for name in others}),
             accelerator=opened.accelerator,
         )
-    names = [task.clip_name(clips.rows, int(row)) for row in clips.chosen]
-    found = zip(names, results.outputs.predictions, results.outputs.references, row_errors(results.outputs).tolist(), strict=True)
     return MeasuredRecognizer(
         results=results,
         decoders={first: results.outputs, **results.others},
         settings={name: words for name, (_, words) in ways.items()},
         clips=clips,
-        rows=[EvaluatedRow(*row) for row in found],
+        names=[task.clip_name(clips.rows, int(row)) for row in clips.chosen],
     )
 
 

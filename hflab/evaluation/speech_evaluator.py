@@ -1,14 +1,14 @@
 """Figures of a CTC model on held-out clips: each is recognised once, on any number of processes, and scored.
 
     results = evaluate_speech(model, tokenizer, clips, extractor, SpeechDecoding(batch_size=16))
-    figures = {"loss": LabelLoss.compute(results), "word_error_rate": WordErrorRate.compute(results.outputs)}
+    figures = results.figures()
 
 Works for every CTC model of transformers. Rows are cut to their true frames before they are decoded, so that no figure depends on the batch. Knows
 nothing about recipes or training. Shapes: `B` clips, `T'` frames of logits, `L` labels, `V` vocabulary.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,8 +26,9 @@ from ..speech.ctc_decoding import CtcAlphabet, Transcript, greedy_decode
 from .metrics import Metric
 from .model_properties import evaluation_mode, innermost
 from .padding import MASK, fill_up, outputs_of, padding_reaches, run_apart
+from .report import Evaluated, EvaluatedRow
 from .sharing import gather_rows, share_of_process
-from .speech_metrics import SPEECH_METRICS, SpeechOutputs
+from .speech_metrics import SPEECH_METRICS, SpeechOutputs, row_errors
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,11 @@ class SpeechResults:
         figures = {"loss": LabelLoss.compute(self), **{name: metric.compute(self.outputs) for name, metric in SPEECH_METRICS.items()}}
         words = int(self.outputs.counts.words.sum())
         return {**figures, "num_rows": len(self.outputs.references), "num_words": words, "num_seconds": round(self.seconds, 1)}
+
+    def evaluated(self, names: Sequence[str]) -> Evaluated:
+        """The figures with the rows, which are called `names`."""
+        found = zip(names, self.outputs.predictions, self.outputs.references, row_errors(self.outputs).tolist(), strict=True)
+        return Evaluated(self.figures(), [EvaluatedRow(*row) for row in found], "errors per word")
 
 
 class LabelLoss(Metric[SpeechResults]):

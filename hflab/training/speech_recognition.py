@@ -15,10 +15,9 @@ from transformers import PreTrainedModel
 from ..data.speech_batches import EncodedClips, SpeechBatch, SpeechBatches, SpeechBatching, features_of
 from ..data.speech_preparation import ModelFrames, PreparedSpeech, prepare_speech
 from ..evaluation.padding import PROBE_SAMPLES, padding_reaches
-from ..evaluation.report import Evaluated, EvaluatedRow
+from ..evaluation.report import Evaluated
 from ..evaluation.sharing import evenly_drawn
-from ..evaluation.speech_evaluator import Decoder, LabelLoss, SpeechDecoding, evaluate_speech, label_nats, recognise, run_on_features
-from ..evaluation.speech_metrics import SPEECH_METRICS, row_errors
+from ..evaluation.speech_evaluator import Decoder, SpeechDecoding, evaluate_speech, label_nats, recognise, run_on_features
 from ..speech.ctc_beam_search import BeamOptions, beam_decode
 from ..speech.ctc_decoding import greedy_decode
 from .pretrained import load_pretrained_model
@@ -120,12 +119,7 @@ class SpeechRecognition(SpeechTask):
             SpeechDecoding(self.recipe.evaluation.batch_size, self.recipe.processor.normalizer, self._decoder()),
             accelerator=accelerator,
         )
-        outputs = results.outputs
-        figures = {"loss": LabelLoss.compute(results), **{name: metric.compute(outputs) for name, metric in SPEECH_METRICS.items()}}
-        counts = {"num_rows": len(rows), "num_words": int(outputs.counts.words.sum()), "num_seconds": round(results.seconds, 1)}
-        names = [self.clip_name(clips.rows, int(row)) for row in rows]
-        found = zip(names, outputs.predictions, outputs.references, row_errors(outputs).tolist(), strict=True)
-        return Evaluated({**figures, **counts}, [EvaluatedRow(*row) for row in found], "errors per word")
+        return results.evaluated([self.clip_name(clips.rows, int(row)) for row in rows])
 
     def _decoder(self) -> Decoder:
         num_beams = self.recipe.evaluation.num_beams
