@@ -161,6 +161,9 @@ class TrainingSection:
     device: Literal["auto", "cpu", "cuda", "mps"] = option("auto", "device; auto takes the best there is")
     seed: int = option(1, "seed of every random number of the run", 0, 2**32 - 1)
     log_every_steps: int = option(20, "steps between lines of metrics.jsonl", low=1)
+    gradient_norms_every_steps: int | None = option(
+        None, "steps between lines of metrics.jsonl with the gradient's norm of each group of parameters; default: none", low=1
+    )
     evaluate_every_steps: int | None = option(None, "steps between evaluations; default: a tenth of num_steps; a last one always", low=1)
     checkpoint_every_steps: int | None = option(None, "steps between checkpoints; default: at evaluations and on interruption", low=1)
     keep_checkpoints: int = option(2, "most recent checkpoints kept", low=1)

@@ -53,7 +53,7 @@ def draw_learning_curve(metrics: list[dict[str, Any]], units_per_token: float, p
     """
     watched = next((line["split"] for line in metrics if line["kind"] == "evaluation"), None)  # the split evaluated while training
     curves = {
-        kind: _points([line for line in metrics if line["kind"] == "train" or line["split"] == watched], kind, units_per_token, shown.key)
+        kind: _points([line for line in metrics if line.get("split", watched) == watched], kind, units_per_token, shown.key)
         for kind in ("train", "evaluation")
     }
     path.unlink(missing_ok=True)

@@ -35,6 +35,7 @@ RESUMABLE = {
     "training.num_epochs",
     "training.max_seconds",
     "training.log_every_steps",
+    "training.gradient_norms_every_steps",
     "training.evaluate_every_steps",
     "training.checkpoint_every_steps",
     "training.keep_checkpoints",

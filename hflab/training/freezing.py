@@ -64,7 +64,7 @@ def _matching(names: list[str], pattern: str) -> set[str]:
 
 def block_groups(model: nn.Module) -> list[list[nn.Parameter]]:
     """The parameters with `requires_grad`, from the input to the output; each group has a matrix, so that a final norm joins the last block."""
-    blocks = _block_prefixes(model)
+    blocks = block_prefixes(model)
     embeddings = {id(parameter) for module in model.modules() if isinstance(module, nn.Embedding) for parameter in module.parameters()}
     groups: list[list[nn.Parameter]] = [[] for _ in range(len(blocks) + 2)]
     reached = 0  # the last block that came by
@@ -81,7 +81,7 @@ def block_groups(model: nn.Module) -> list[list[nn.Parameter]]:
     return filled
 
 
-def _block_prefixes(model: nn.Module) -> list[str]:
+def block_prefixes(model: nn.Module) -> list[str]:
     """Beginnings of the names of each block's parameters, in their order."""
     prefixes: list[str] = []
     for name, module in model.named_modules():

@@ -25,6 +25,7 @@ from ..run_folder import RunFolder
 from .checkpoints import load_checkpoint, raise_if_disk_full, save_checkpoint
 from .energy import measured_energy
 from .facts import git_state, hardware_facts, package_versions
+from .gradient_norms import gradient_norms
 from .interruption import TrainingInterrupted, catch_interruption
 from .model_folder import model_facts, save_model_folder
 from .optimization import learning_rate_at
@@ -216,7 +217,10 @@ def _optimizer_step(session: Session) -> bool:
 
     if session.unfreezing is not None:
         session.unfreezing.drop_frozen_gradients(progress.step)
-    state.gradient_norm_sum += _clip_gradients(session)
+    norm = _clip_gradients(session)
+    state.gradient_norm_sum += norm
+    if training.gradient_norms_every_steps and (progress.step + 1) % training.gradient_norms_every_steps == 0:
+        _log_gradient_norms(session, norm)
     session.optimizer.step()
     session.optimizer.zero_grad(set_to_none=True)
     if session.averaged is not None and session.budget_used() >= training.averaging_start:
@@ -239,6 +243,14 @@ def _clip_gradients(session: Session) -> Tensor:
     limit = session.recipe.training.max_grad_norm
     norm = session.accelerator.clip_grad_norm_(session.model.parameters(), math.inf if limit is None else limit)
     return norm.detach()
+
+
+def _log_gradient_norms(session: Session, norm: Tensor) -> None:
+    """Write a line with the norm of each group of parameters in the step that is about to be made."""
+    norms = gradient_norms(session.bare_model, norm, session.recipe.training.max_grad_norm)
+    if session.accelerator.is_main_process:
+        session.run.append_metrics({"kind": "gradient_norms", "step": session.progress.step + 1, "norms": norms})
+    _track(session, {f"gradient_norm_{name.replace(' ', '_')}": value for name, value in norms.items()})
 
 
 def _log(session: Session) -> None:

@@ -114,6 +114,11 @@ def build_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
         )
     except (ImportError, ValueError) as error:
         raise UserError(f"Accelerate refused the settings: {error} Trackers need: pip install 'hflab[tracking]'.") from None
+    if training.gradient_norms_every_steps and accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise UserError(
+            "training.gradient_norms_every_steps is set, but each process of FSDP and DeepSpeed has only shares of the gradients; leave it out, or "
+            "train without sharding."
+        )
     shares = training.gradient_accumulation_steps * accelerator.num_processes
     if training.batch_size % shares:
         raise UserError(
