@@ -29,7 +29,7 @@ ANYTHING = {
     "summaries",
     "transcription",
 }
-ANYTHING |= {"measuring", "publication", "training"}
+ANYTHING |= {"laboratory", "measuring", "publication", "training"}
 # part of hflab -> the parts it may import; the way of a run goes in one direction
 ALLOWED = {
     "__init__": ANYTHING,
@@ -54,6 +54,8 @@ ALLOWED = {
     "measuring": {"training", "models", "speech", "evaluation", "data", "recipe", "run_folder", "errors"},
     "publication": {"measuring", "hub", "recipe", "run_folder", "errors"},
     "inspection": {"inspection", "evaluation", "data", "models", "errors"},
+    # what the laboratory measures it trains and evaluates as everybody does; nothing but commands knows it
+    "laboratory": ANYTHING - {"api", "cli", "cli_speech", "hub", "publication", "summaries", "transcription", "recognition", "recognition_report"},
     "training": {"training", "data", "models", "evaluation", "generation", "speech", "errors", "recipe", "run_folder"},
     "hub": {"hub", "evaluation", "speech", "recipe", "run_folder", "errors"},
 }

@@ -1,0 +1,1 @@
+"""What models can do and how they compare, measured: memory, gradients, comparisons."""
