@@ -2,7 +2,7 @@
 
 `import hflab` makes `AutoModelForCausalLM.from_pretrained` and the pipelines of transformers know hflab's model families. The Python equal
 of every command is here too: `hflab.check_data`, `hflab.train`, `hflab.resume`, `hflab.evaluate`, `hflab.generate`, `hflab.generate_batch`,
-`hflab.transcribe`, `hflab.add_language_model`, `hflab.inspect`, `hflab.write_card`, `hflab.publish`.
+`hflab.transcribe`, `hflab.add_language_model`, `hflab.inspect`, `hflab.probe_memory`, `hflab.effective_memory`, `hflab.write_card`, `hflab.publish`.
 """
 
 import importlib
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from .generation.options import GenerationOptions
     from .hub.card import write_card
     from .hub.publishing import PublishOptions
+    from .laboratory.effective_memory import ContextOptions
+    from .laboratory.memory import MemoryOptions
+    from .laboratory.memory_commands import effective_memory, probe_memory
     from .models.mini_transformer import (
         MiniTransformerConfig,
         MiniTransformerForCausalLM,
@@ -41,7 +44,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "ContextOptions": ".laboratory.effective_memory",
     "GenerationOptions": ".generation.options",
+    "MemoryOptions": ".laboratory.memory",
     "MiniTransformerConfig": ".models.mini_transformer",
     "MiniTransformerForCausalLM": ".models.mini_transformer",
     "MiniTransformerForConditionalGeneration": ".models.mini_transformer",
@@ -61,11 +66,13 @@ _PUBLIC = {
     "UserError": ".errors",
     "add_language_model": ".api",
     "check_data": ".api",
+    "effective_memory": ".laboratory.memory_commands",
     "evaluate": ".api",
     "generate": ".api",
     "generate_batch": ".api",
     "inspect": ".api",
     "load_recipe": ".recipe",
+    "probe_memory": ".laboratory.memory_commands",
     "publish": ".publication",
     "PublishOptions": ".hub.publishing",
     "resume": ".api",
@@ -75,7 +82,9 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "ContextOptions",
     "GenerationOptions",
+    "MemoryOptions",
     "MiniTransformerConfig",
     "MiniTransformerForCausalLM",
     "MiniTransformerForConditionalGeneration",
@@ -97,11 +106,13 @@ __all__ = [
     "__version__",
     "add_language_model",
     "check_data",
+    "effective_memory",
     "evaluate",
     "generate",
     "generate_batch",
     "inspect",
     "load_recipe",
+    "probe_memory",
     "publish",
     "resume",
     "train",

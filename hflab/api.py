@@ -33,7 +33,7 @@ from .inspection.speech_check_picture import draw_check
 from .inspection.writing import Inspection, write_inspection
 from .language_models import AddedLanguageModel
 from .language_models import add_language_model as build_language_model
-from .measuring import HTML, OpenedModel, load_headed_model, model_folder, open_model
+from .measuring import HTML, OpenedModel, load_headed_model, model_folder, open_model, shown_name
 from .recipe import Recipe, load_recipe
 from .recognition import transcribe as transcribe
 from .recognition_report import measure_recognizer, report_notes, speech_report
@@ -172,7 +172,7 @@ def measure(
     shown = opened.task.figures
     if file is None:
         return Measurement(opened.evaluate(), shown)
-    name, about = _shown_name(model), f"the {opened.split} split" if data is None else Path(data).name
+    name, about = shown_name(model), f"the {opened.split} split" if data is None else Path(data).name
     if opened.task.recipe.task == "speech_recognition":
         return Measurement(_report_of_speech(opened, file, name, about), shown)
     evaluated = opened.evaluate()
@@ -282,16 +282,7 @@ def inspect(
         UserError: there is no such model, it has nothing to show, or the text is empty, too long or has characters that it does not know.
     """
     loaded, tokenizer = load_model(model_folder(model), trust_remote_code=trust_remote_code)
-    return write_inspection(read_text(loaded, tokenizer, text, target), _shown_name(model), Path(output))
-
-
-def _shown_name(model: str | Path) -> str:
-    """What to call a model on a page: its Hub id, or the name of its folder or run, without the folders above."""
-    path = Path(model)
-    if not path.exists():
-        return str(model)
-    path = path.resolve()
-    return path.parent.name if path.name == "model" else path.name
+    return write_inspection(read_text(loaded, tokenizer, text, target), shown_name(model), Path(output))
 
 
 def is_main_process() -> bool:

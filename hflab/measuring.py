@@ -127,6 +127,15 @@ def model_folder(model: str | Path) -> str:
     raise UserError(f"{path} holds no model (no config.json, nor model/config.json); give a run folder, a model folder or a Hub id.")
 
 
+def shown_name(model: str | Path) -> str:
+    """What to call a model on a page: its Hub id, or the name of its folder or run, without the folders above."""
+    path = Path(model)
+    if not path.exists():
+        return str(model)
+    path = path.resolve()
+    return path.parent.name if path.name == "model" else path.name
+
+
 def load_headed_model(folder: str, auto_class: Any, *, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer, on the CPU.
 

@@ -16,6 +16,7 @@ ANYTHING = {
     "generation",
     "hub",
     "inspection",
+    "cli_memory",
     "cli_speech",
     "language_models",
     "measuring",
@@ -34,8 +35,9 @@ ANYTHING |= {"laboratory", "measuring", "publication", "training"}
 ALLOWED = {
     "__init__": ANYTHING,
     "__main__": {"cli"},
-    "api": ANYTHING - {"cli", "cli_speech", "summaries"},
+    "api": ANYTHING - {"cli", "cli_memory", "cli_speech", "summaries"},
     "cli": ANYTHING,
+    "cli_memory": {"laboratory", "terminal", "errors"},
     "cli_speech": ANYTHING - {"cli"},
     "recognition": {"measuring", "transcription", "speech", "errors"},
     "recognition_report": {"measuring", "training", "evaluation", "data", "speech"},
@@ -55,7 +57,8 @@ ALLOWED = {
     "publication": {"measuring", "hub", "recipe", "run_folder", "errors"},
     "inspection": {"inspection", "evaluation", "data", "models", "errors"},
     # what the laboratory measures it trains and evaluates as everybody does; nothing but commands knows it
-    "laboratory": ANYTHING - {"api", "cli", "cli_speech", "hub", "publication", "summaries", "transcription", "recognition", "recognition_report"},
+    "laboratory": ANYTHING
+    - {"api", "cli", "cli_memory", "cli_speech", "hub", "publication", "summaries", "transcription", "recognition", "recognition_report"},
     "training": {"training", "data", "models", "evaluation", "generation", "speech", "errors", "recipe", "run_folder"},
     "hub": {"hub", "evaluation", "speech", "recipe", "run_folder", "errors"},
 }

@@ -148,7 +148,7 @@ CLAIMS = (
     ),
     _Claim(
         "Attention links any two positions directly.",
-        f"Holds if a loss's gradient to the input {FAR} steps before the last but one is a tenth or more of that to the last but one.",
+        f"Holds if ∂loss_t/∂input_k is at distance {FAR + 1} a tenth or more of what it is at distance 1.",
         ("attention", "rnn", "nvsi", "gru", "lstm"),
         _attention_links,
     ),
