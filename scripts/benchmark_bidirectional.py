@@ -2,7 +2,7 @@
 
     python scripts/benchmark_bidirectional.py --repeats 15      # a minute on two CPU cores
 
-Both have the same weights and give the same outputs, which is checked first; each repeat times a forward and backward of both, in turns. What is saved
+Both have the same weights and give the same outputs, which is checked first; each repeat times forward and backward of both, in turns. What is saved
 is what PackedSequence costs beside its matrix products, which is the same at every width: the wider the layers, the less it matters.
 """
 
