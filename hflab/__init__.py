@@ -2,7 +2,8 @@
 
 `import hflab` makes `AutoModelForCausalLM.from_pretrained` and the pipelines of transformers know hflab's model families. The Python equal
 of every command is here too: `hflab.check_data`, `hflab.train`, `hflab.resume`, `hflab.evaluate`, `hflab.generate`, `hflab.generate_batch`,
-`hflab.transcribe`, `hflab.add_language_model`, `hflab.inspect`, `hflab.probe_memory`, `hflab.effective_memory`, `hflab.write_card`, `hflab.publish`.
+`hflab.transcribe`, `hflab.add_language_model`, `hflab.inspect`, `hflab.gradients`, `hflab.probe_memory`, `hflab.effective_memory`,
+`hflab.write_card`, `hflab.publish`.
 """
 
 import importlib
@@ -11,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import add_language_model, check_data, evaluate, generate, generate_batch, inspect, resume, train
+    from .api import add_language_model, check_data, evaluate, generate, generate_batch, gradients, inspect, resume, train
     from .errors import UserError
     from .generation.options import GenerationOptions
     from .hub.card import write_card
     from .hub.publishing import PublishOptions
+    from .laboratory.gradients import GradientOptions
     from .laboratory.effective_memory import ContextOptions
     from .laboratory.memory import MemoryOptions
     from .laboratory.memory_commands import effective_memory, probe_memory
@@ -46,6 +48,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "ContextOptions": ".laboratory.effective_memory",
     "GenerationOptions": ".generation.options",
+    "GradientOptions": ".laboratory.gradients",
     "MemoryOptions": ".laboratory.memory",
     "MiniTransformerConfig": ".models.mini_transformer",
     "MiniTransformerForCausalLM": ".models.mini_transformer",
@@ -70,6 +73,7 @@ _PUBLIC = {
     "evaluate": ".api",
     "generate": ".api",
     "generate_batch": ".api",
+    "gradients": ".api",
     "inspect": ".api",
     "load_recipe": ".recipe",
     "probe_memory": ".laboratory.memory_commands",
@@ -84,6 +88,7 @@ _PUBLIC = {
 __all__ = [
     "ContextOptions",
     "GenerationOptions",
+    "GradientOptions",
     "MemoryOptions",
     "MiniTransformerConfig",
     "MiniTransformerForCausalLM",
@@ -110,6 +115,7 @@ __all__ = [
     "evaluate",
     "generate",
     "generate_batch",
+    "gradients",
     "inspect",
     "load_recipe",
     "probe_memory",

@@ -31,6 +31,8 @@ from .inspection.loading import load_model
 from .inspection.reading import read_text
 from .inspection.speech_check_picture import draw_check
 from .inspection.writing import Inspection, write_inspection
+from .laboratory.gradient_files import WrittenGradients, check_folder, write_gradients
+from .laboratory.gradients import GradientOptions, measure_gradients
 from .language_models import AddedLanguageModel
 from .language_models import add_language_model as build_language_model
 from .measuring import HTML, OpenedModel, load_headed_model, model_folder, open_model, shown_name
@@ -283,6 +285,33 @@ def inspect(
     """
     loaded, tokenizer = load_model(model_folder(model), trust_remote_code=trust_remote_code)
     return write_inspection(read_text(loaded, tokenizer, text, target), shown_name(model), Path(output))
+
+
+def gradients(
+    models: str | Path | Sequence[str | Path],
+    options: GradientOptions | None = None,
+    *,
+    output: str | Path = "gradients",
+    overrides: dict[str, Any] | None = None,
+) -> WrittenGradients:
+    """Measure how gradients fade on their way back through time, and write numbers, pictures and a page.
+
+    Args:
+        models: recipe (measured untrained), run folder (as it began, its checkpoints, as it ended), model folder or Hub id, or several of them.
+        options: on what, over how many steps, and how exactly; see `hflab.laboratory.gradients.GradientOptions`.
+        output: Folder for the files; it is made if need be, and only files of the same names are replaced.
+        overrides: Dotted keys of recipes; of runs and models those of the data section.
+
+    Returns:
+        The figures and the files that hold them.
+
+    Raises:
+        UserError: there is no such recipe, model, split or data; the text is empty or shorter than the steps; a model reads both ways; a number is
+            out of range; or, before any work, the folder cannot be written to.
+    """
+    check_folder(Path(output))
+    names = [models] if isinstance(models, (str, Path)) else list(models)
+    return write_gradients(measure_gradients(names, options or GradientOptions(), overrides), Path(output))
 
 
 def is_main_process() -> bool:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from . import __version__, cli_memory, cli_speech
+from . import __version__, cli_gradients, cli_memory, cli_speech
 from .errors import UserError, nearest
 from .recipe import load_recipe, recipe_keys, recipe_names
 from .terminal import without_loading_bars
@@ -55,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     about = "Give a speech recognizer a language model: built, tuned on the validation split and saved with it."
     cli_speech.add_language_model(_add_command(commands, "language-model", about, cli_speech.run_language_model))
     _add_inspect(commands)
+    about = "Measure how gradients fade on their way back through time: numbers, pictures and a page."
+    cli_gradients.add_gradients(_add_command(commands, "gradients", about, cli_gradients.run_gradients, "--data.max_characters 100000"))
     about = "Train small models on tasks that only memory solves, or measure how much context a language model uses."
     cli_memory.add_memory(_add_command(commands, "memory", about, cli_memory.run_memory))
     _add_data(commands)

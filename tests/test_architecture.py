@@ -16,6 +16,7 @@ ANYTHING = {
     "generation",
     "hub",
     "inspection",
+    "cli_gradients",
     "cli_memory",
     "cli_speech",
     "language_models",
@@ -35,8 +36,9 @@ ANYTHING |= {"laboratory", "measuring", "publication", "training"}
 ALLOWED = {
     "__init__": ANYTHING,
     "__main__": {"cli"},
-    "api": ANYTHING - {"cli", "cli_memory", "cli_speech", "summaries"},
+    "api": ANYTHING - {"cli", "cli_gradients", "cli_memory", "cli_speech", "summaries"},
     "cli": ANYTHING,
+    "cli_gradients": {"api", "laboratory", "terminal"},
     "cli_memory": {"laboratory", "terminal", "errors"},
     "cli_speech": ANYTHING - {"cli"},
     "recognition": {"measuring", "transcription", "speech", "errors"},
@@ -58,7 +60,19 @@ ALLOWED = {
     "inspection": {"inspection", "evaluation", "data", "models", "errors"},
     # what the laboratory measures it trains and evaluates as everybody does; nothing but commands knows it
     "laboratory": ANYTHING
-    - {"api", "cli", "cli_memory", "cli_speech", "hub", "publication", "summaries", "transcription", "recognition", "recognition_report"},
+    - {
+        "api",
+        "cli",
+        "cli_gradients",
+        "cli_memory",
+        "cli_speech",
+        "hub",
+        "publication",
+        "summaries",
+        "transcription",
+        "recognition",
+        "recognition_report",
+    },
     "training": {"training", "data", "models", "evaluation", "generation", "speech", "errors", "recipe", "run_folder"},
     "hub": {"hub", "evaluation", "speech", "recipe", "run_folder", "errors"},
 }
