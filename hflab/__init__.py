@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from .generation.options import GenerationOptions
     from .hub.card import write_card
     from .hub.publishing import PublishOptions
-    from .laboratory.gradients import GradientOptions
     from .laboratory.effective_memory import ContextOptions
+    from .laboratory.gradients import GradientOptions
     from .laboratory.memory import MemoryOptions
     from .laboratory.memory_commands import effective_memory, probe_memory
     from .models.mini_transformer import (
