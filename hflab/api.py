@@ -87,10 +87,11 @@ def resume(run: str | Path, overrides: dict[str, Any] | None = None) -> RunFolde
 
 
 def _complete(run: RunFolder, recipe: Recipe) -> RunFolder:
-    """Execute the usage example and write the card, in the first process."""
+    """Execute the usage example, if it is wanted, and write the card, in the first process."""
     if is_main_process():
-        shown = recipe.publish.repo_id or run.model.as_posix()
-        run.update_facts(usage=execute_usage(run.model, shown, run.read_facts()["prompt"], recipe.task))
+        if recipe.publish.try_usage:
+            shown = recipe.publish.repo_id or run.model.as_posix()
+            run.update_facts(usage=execute_usage(run.model, shown, run.read_facts()["prompt"], recipe.task))
         write_card(run.path)
     PartialState().wait_for_everyone()
     return run

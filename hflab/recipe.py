@@ -194,6 +194,7 @@ class PublishSection:
     description: str | None = option(None, "own words at the head of the card")
     intended_use: str | None = option(None, "own words on intended use")
     limitations: str | None = option(None, "own words on limitations")
+    try_usage: bool = option(True, "run the usage example after training, in a process of its own (some 6 s); false: it is run when published")
 
 
 @dataclass(kw_only=True)

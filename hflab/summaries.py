@@ -25,7 +25,7 @@ def describe_figures(figures: dict[str, float], shown: TaskFigures) -> str:
 def summarise_run(run: RunFolder) -> str:
     """Figures, folder and use of a finished run."""
     facts, recipe = run.read_facts(), run.read_recipe()
-    training, model, usage, shown = facts["training"], facts["model"], facts["usage"], task_figures(recipe)
+    training, model, usage, shown = facts["training"], facts["model"], facts.get("usage", {}), task_figures(recipe)
     amount, unit = (training["characters"], "characters") if "characters" in training else (training["tokens"], shown.trained_on)
     held_out = "text" if recipe.task in ("causal_lm", "masked_lm") else "examples"
     parts = [
@@ -33,8 +33,9 @@ def summarise_run(run: RunFolder) -> str:
         f"and {format_seconds(training['seconds'])} ({amount / training['seconds']:,.0f} {unit}/s); ended by {training['stopped_by']}.",
         f"On held-out {held_out} ({facts['evaluation']['split']}):\n{describe_figures(facts['evaluation'], shown)}",
         f"Run folder:   {run.path}\nModel folder: {run.model} (with its card, README.md; ready to publish)",
-        "Use it in Python:\n" + "\n".join(f"    {line}" for line in usage["code"].splitlines()),
     ]
+    if usage:
+        parts.append("Use it in Python:\n" + "\n".join(f"    {line}" for line in usage["code"].splitlines()))
     if recipe.task in ("causal_lm", "seq2seq"):
         parts.append(f"Use it here:\n    hflab generate {shlex.quote(run.model.as_posix())} --prompt {shlex.quote(facts['prompt'])}")
     if recipe.task == "speech_recognition":

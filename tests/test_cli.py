@@ -132,6 +132,13 @@ def test_training_ends_with_a_summary_that_can_be_followed(trained, capsys):
     assert (trained / "runs/second/model/README.md").is_file()
 
 
+def test_an_example_that_is_not_tried_is_shown_nowhere(trained, capsys):
+    assert main(["train", "own_text", "--data.path", "own.txt", "--run", "untried", *SMALL, "--publish.try_usage", "false"]) == 0
+    assert "pipeline(" not in capsys.readouterr().out
+    assert "usage" not in json.loads((trained / "runs/untried/run.json").read_text(encoding="utf-8"))
+    assert "```python" not in (trained / "runs/untried/model/README.md").read_text(encoding="utf-8")
+
+
 def test_a_taken_name_is_refused_and_nothing_changes(trained, capsys):
     before = (trained / "runs/first/run.json").read_bytes()
     assert main(["train", "own_text", "--data.path", "own.txt", "--run", "first", *SMALL]) == 2

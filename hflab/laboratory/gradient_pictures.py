@@ -157,7 +157,7 @@ def draw_maps(model: ModelGradients, theme: Theme = LIGHT) -> bytes:
             image = axes.pcolormesh(*_edges(found), shown, cmap=colors, norm=norm)
             axes.set_facecolor(theme.unreached)
             axes.invert_yaxis()
-            axes.set_title(f"{SIGNS[quantity]}, {stage.name}", color=theme.ink, fontsize=9.5, loc="left")
+            axes.set_title(f"{SIGNS[quantity]}, {stage.name}", color=theme.ink, fontsize=10.5, loc="left")
             axes.set_xlabel("k", color=theme.ink, fontsize=10, labelpad=1)
             if column == 0:
                 axes.set_ylabel("t", color=theme.ink, fontsize=10)
@@ -233,7 +233,7 @@ def draw_training(model: ModelGradients, theme: Theme = LIGHT, *, still: bool = 
         if still:
             return png
         frames.append(Image.open(io.BytesIO(png)).convert("RGB"))
-    palette = frames[-1].quantize(128)
+    palette = frames[-1].quantize(255)
     shown = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     durations = [FRAME_MILLISECONDS] * (len(shown) - 1) + [LAST_FRAME_MILLISECONDS]
     written = io.BytesIO()

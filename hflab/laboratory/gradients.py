@@ -147,20 +147,46 @@ def _measure_recipe(name: str, options: GradientOptions, overrides: dict[str, An
     task = TASKS[recipe.task](recipe)
     task.prepare()
     rows = _rows(task, options)
-    return _describe(Path(name).stem, next(_fresh_models(task, 1)), rows, (_fresh_stage(task, rows, options),))
+    seeds = _seeds(recipe, options)
+    return _describe(Path(name).stem, next(_fresh_models(task, seeds)), rows, (_fresh_stage(task, rows, options, seeds),))
 
 
-def _fresh_models(task: Task, num_seeds: int) -> Iterator[PreTrainedModel]:
-    """The task's model as training would begin with it, from its own seed and those after it."""
-    first = task.recipe.training.seed
-    for seed in range(first, first + num_seeds):
-        set_seed(seed % 2**32)
+def measure_runs_together(name: str, runs: Sequence[str | Path], options: GradientOptions) -> ModelGradients:
+    """What runs of one recipe with other seeds have in common: as they began and as they ended, with means and intervals over the runs.
+
+    Args:
+        name: what to call them.
+        runs: run folders whose training has ended, at least one.
+        options: on what, which is taken from the first run's data, and how; `seeds` is not read.
+
+    Raises:
+        UserError: as `measure_gradients`.
+    """
+    options.check()
+    opened = open_model(runs[0], split=options.split, trust_remote_code=options.trust_remote_code)
+    _check_task(opened.task.recipe, str(runs[0]))
+    rows, seeds = _rows(opened.task, options), [RunFolder(Path(run)).read_recipe().training.seed for run in runs]
+    trained = (open_model(run, trust_remote_code=options.trust_remote_code).model.cpu() for run in runs)
+    last = int(RunFolder(Path(runs[0])).read_facts()["training"]["steps"])
+    stages = (_fresh_stage(opened.task, rows, options, seeds), measure_stage(AT_THE_END, last, trained, rows, options.probes))
+    return _describe(name, opened.model, rows, stages)
+
+
+def _seeds(recipe: Recipe, options: GradientOptions) -> list[int]:
+    """The recipe's own seed and those after it."""
+    return [(recipe.training.seed + number) % 2**32 for number in range(options.seeds)]
+
+
+def _fresh_models(task: Task, seeds: Sequence[int]) -> Iterator[PreTrainedModel]:
+    """The task's model as training would begin with it, from each seed."""
+    for seed in seeds:
+        set_seed(seed)
         yield task.build_model()
 
 
-def _fresh_stage(task: Task, rows: Rows, options: GradientOptions) -> Stage:
+def _fresh_stage(task: Task, rows: Rows, options: GradientOptions, seeds: Sequence[int]) -> Stage:
     name = AT_THE_BEGINNING if task.recipe.model.pretrained is None else BEFORE_FINE_TUNING
-    return measure_stage(name, 0, _fresh_models(task, options.seeds), rows, options.probes)
+    return measure_stage(name, 0, _fresh_models(task, seeds), rows, options.probes)
 
 
 def _measure_trained(name: str, options: GradientOptions, overrides: dict[str, Any] | None) -> ModelGradients:
@@ -178,7 +204,7 @@ def _measure_trained(name: str, options: GradientOptions, overrides: dict[str, A
     stages: list[Stage] = []
     notes: list[str] = []
     if step is not None:
-        stages.append(_fresh_stage(opened.task, rows, options))
+        stages.append(_fresh_stage(opened.task, rows, options, _seeds(opened.task.recipe, options)))
         kept, notes = _checkpoints(run, step)
         for checkpoint, at in kept:
             stages.append(measure_stage(f"step {at:,}", at, [_restored(opened.task, checkpoint)], rows, options.probes))

@@ -29,6 +29,7 @@ def test_a_run_says_what_it_used(tmp_path):
             "training": {"num_steps": 3, "batch_size": 4, "device": "cpu"},
             "evaluation": {"sample_tokens": 0},
             "tracking": {"country": "DEU"},
+            "publish": {"try_usage": False},
         }
     )
     run = api.train(recipe, output=tmp_path / "runs")
