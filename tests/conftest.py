@@ -18,7 +18,7 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    items.sort(key=lambda item: item.path.name != "test_readme.py")  # its two tests of minutes begin first, so that no worker waits for them at the end
+    items.sort(key=lambda item: item.path.name != "test_readme.py")  # it has tests of minutes: no worker is to wait for them at the end
     if config.getoption("--run-slow"):
         return
     for item in items:
