@@ -13,6 +13,7 @@ import statistics
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
@@ -214,6 +215,10 @@ def _trained(runs: list[ProbeRun], processes: int) -> Iterator[tuple[ProbeRun, P
     try:
         futures = {pool.submit(train_probe, run): run for run in runs}
         yield from ((futures[future], future.result()) for future in as_completed(futures))
+    except BrokenProcessPool:
+        raise UserError(
+            "A training was ended from outside, as where memory runs out; start the same command again, with fewer --processes."
+        ) from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 

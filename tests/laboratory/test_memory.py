@@ -77,6 +77,16 @@ def test_it_goes_on_where_it_was(studied, tmp_path):
     assert len(said) == 2  # the third seed of both
 
 
+def test_stopped_by_hand(tmp_path):
+    def interrupt(line):
+        if line.startswith("[3/"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match="finished trainings are kept in .*runs, and the same command goes on"):
+        study_memory(["delayed_recall"], SMALL, tmp_path, say=interrupt)
+    assert len(trainings(tmp_path)) == 3
+
+
 def test_report(studied):
     folder, study, _ = studied
     page, data = (folder / "memory.md").read_text(encoding="utf-8"), json.loads((folder / "memory.json").read_text(encoding="utf-8"))
