@@ -51,6 +51,8 @@ def _draw_panel(axes: Any, rows: list[MemoryRow], cells: list[str]) -> None:
     axes.plot(lengths, [probe.memoryless(value) for value in lengths], color=INK, linewidth=1.0, linestyle=":", label="without memory")
     axes.axhline(probe.solved_at, color=INK, linewidth=0.8, linestyle="--", label="solved")
     axes.set_xscale("log", base=2)
+    if probe.figure == "squared error":  # from nearly nothing to more than without memory
+        axes.set_yscale("log")
     axes.set_xticks(lengths, [f"{value:,}" for value in lengths])
     axes.minorticks_off()
     axes.set_title(f"{rows[0].task}, trained at T = {length}", fontsize=10, color=INK)

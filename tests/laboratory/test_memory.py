@@ -82,7 +82,7 @@ def test_stopped_by_hand(tmp_path):
         if line.startswith("[3/"):
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match="finished trainings are kept in .*runs, and the same command goes on"):
+    with pytest.raises(KeyboardInterrupt, match=r"finished trainings are kept in .*runs, and the same command goes on"):
         study_memory(["delayed_recall"], SMALL, tmp_path, say=interrupt)
     assert len(trainings(tmp_path)) == 3
 
