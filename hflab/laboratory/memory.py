@@ -149,7 +149,7 @@ def check_study(tasks: Sequence[str], options: MemoryOptions) -> None:
 
 
 def _choice(cell: str, options: MemoryOptions) -> ModelChoice:
-    return ModelChoice(cell, options.num_parameters, tuple(options.tricks))
+    return ModelChoice(cell, options.num_parameters, tuple(sorted(set(options.tricks))))
 
 
 def _search_runs(task: str, length: int, cell: str, options: MemoryOptions) -> list[ProbeRun]:

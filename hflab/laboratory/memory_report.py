@@ -97,8 +97,8 @@ def _protocol(study: MemoryStudy) -> str:
     tricks = ", ".join(options.tricks) or "none"
     return (
         f"Each model has about {options.num_parameters:,} parameters. Of the learning rates {rates} the best on validation rows was taken; then Adam "
-        f"trained it with {seeds} for at most {options.num_steps:,} steps of {options.batch_size} rows{limit}, or until the task was solved on "
-        f"validation rows. Tricks: {tricks}. All figures are of new rows, of the trained length T and of longer ones."
+        f"trained it with {seeds} for at most {options.num_steps:,} steps of {options.batch_size} rows{limit}, or until its error on validation rows "
+        f"was half of that from which a task counts as solved. Tricks: {tricks}. Figures are of new rows, of the trained length T and of longer ones."
     )
 
 

@@ -30,7 +30,7 @@ from .probes import IGNORED, Probe, ProbeBatch
 from .tasks import probe_named
 
 MULTIPLES = (1, 2, 4, 8, 16)  # of the length in training, at which a model is tested
-NUM_VALIDATION_ROWS, NUM_TEST_ROWS = 256, 512
+NUM_VALIDATION_ROWS, NUM_TEST_ROWS = 512, 512
 MOST_TOKENS_AT_A_TIME = 16_384  # of a test batch
 NUM_VALIDATIONS = 20  # while a model trains
 MOST_GRADIENT_NORM = 1.0  # with the trick "clipping"
@@ -77,7 +77,7 @@ class ProbeOutcome:
 
 
 def train_probe(run: ProbeRun) -> ProbeOutcome:
-    """Train until the task is solved on validation rows or the budget is used up, and test.
+    """Train until the task is solved on validation rows (`Probe.ends_training`) or the budget is used up, and test.
 
     Raises:
         UserError: there is no such task, cell or trick, or no model of the wanted size.
@@ -110,7 +110,7 @@ def _train(model: nn.Module, probe: Probe, run: ProbeRun, started: float) -> tup
         optimizer.step()
         optimizer.zero_grad()
         is_due = (step + 1) % validate_every == 0
-        if is_due and probe.is_solved(_figure_on(model, probe, run, VALIDATION, run.length, NUM_VALIDATION_ROWS)):
+        if is_due and probe.ends_training(_figure_on(model, probe, run, VALIDATION, run.length, NUM_VALIDATION_ROWS)):
             return step + 1, "solved"
         if run.max_seconds is not None and time.perf_counter() - started > run.max_seconds:
             return step + 1, "seconds"

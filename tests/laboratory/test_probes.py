@@ -194,6 +194,10 @@ def test_solved():
     assert not PROBES["parity"].is_solved(0.98)
     assert PROBES["adding"].is_solved(0.01)
     assert not PROBES["adding"].is_solved(0.02)
+    assert PROBES["parity"].ends_training(0.996)
+    assert not PROBES["parity"].ends_training(0.994)
+    assert PROBES["adding"].ends_training(0.004)
+    assert not PROBES["adding"].ends_training(0.006)
 
 
 def test_mistakes():
