@@ -33,6 +33,8 @@ from .inspection.speech_check_picture import draw_check
 from .inspection.writing import Inspection, write_inspection
 from .laboratory.gradient_files import WrittenGradients, check_folder, write_gradients
 from .laboratory.gradients import GradientOptions, measure_gradients
+from .laboratory.memory_commands import effective_memory as effective_memory
+from .laboratory.memory_commands import probe_memory as probe_memory
 from .language_models import AddedLanguageModel
 from .language_models import add_language_model as build_language_model
 from .measuring import HTML, OpenedModel, load_headed_model, model_folder, open_model, shown_name

@@ -70,7 +70,7 @@ def _refuse(options: argparse.Namespace, names: Any, why: str) -> None:
 
 
 def _list_tasks() -> int:
-    from .laboratory.tasks import PROBES
+    from .laboratory.probe_tasks import PROBES
 
     for name, probe in PROBES.items():
         print(f"{name:20} {probe.summary}")

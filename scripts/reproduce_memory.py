@@ -2,8 +2,8 @@
 
 python scripts/reproduce_memory.py --output memory_figures
 
-Three studies, each a folder with its report: all tasks at T = 16, one symbol over delays of 10, 20 and 50, and the cells without the tricks that help
-them. A study that was broken off goes on where it was.
+Three studies, each a folder with its report: one symbol over delays of 10, 20 and 50; the other tasks at T = 16, with three items where a task has
+items; and the cells without the tricks that help them. A study that was broken off goes on where it was.
 """
 
 import argparse
@@ -14,13 +14,12 @@ from pathlib import Path
 
 import hflab
 from hflab.laboratory.memory_report import plain_report
-from hflab.laboratory.tasks import PROBES
+from hflab.laboratory.probe_tasks import PROBES
 from hflab.models.recurrent import CELLS
 
-SHORT = hflab.MemoryOptions(lengths=(16,), num_items=3, num_steps=1000)
 STUDIES = {
-    "tasks": ([name for name in PROBES if name != "delayed_recall"], SHORT),
     "delays": (["delayed_recall"], hflab.MemoryOptions(lengths=(10, 20, 50), num_steps=1000)),
+    "tasks": ([name for name in PROBES if name != "delayed_recall"], hflab.MemoryOptions(lengths=(16,), num_items=3, num_steps=1000)),
     "without_tricks": (["delayed_recall", "adding"], hflab.MemoryOptions(cells=tuple(CELLS), lengths=(20,), num_steps=1000, tricks=())),
 }
 

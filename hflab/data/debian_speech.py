@@ -71,7 +71,7 @@ def stamp_clips(root: str | None, language: str) -> list[Clip]:
         if text:
             clips.append(Clip(Recording(sound, str(sound.relative_to(folder))), text))
     if not clips:
-        languages = {"en"} | {sound.stem.rpartition("_desc_")[2] for sound in folder.rglob("*_desc_*.ogg")}
+        languages = {"en"} | {sound.stem.rpartition("_desc_")[2].partition(".")[0] for sound in folder.rglob("*_desc_*.ogg")}
         raise UserError(f"No stamp is spoken and written in {language!r} (data.language); there are sounds in: {', '.join(sorted(languages))}.")
     return clips
 

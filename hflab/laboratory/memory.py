@@ -22,8 +22,8 @@ from pathlib import Path
 from ..errors import UserError
 from .probe_files import ProbeFiles
 from .probe_models import DEFAULT_TRICKS, MODELS, ModelChoice, build_probe_model
+from .probe_tasks import WITH_ITEMS, probe_named
 from .probe_training import ProbeOutcome, ProbeRun, train_probe
-from .tasks import WITH_ITEMS, probe_named
 
 SEARCH_SEED = 0  # seeds of the study count from 1
 SEARCH_SHARE = 0.5  # of the steps, that each learning rate gets in the search

@@ -27,7 +27,7 @@ def probe_memory(
     """Train small models of equal size on tasks that only memory solves, test them on longer rows, and write a report.
 
     Args:
-        tasks: Names of tasks, keys of `hflab.laboratory.tasks.PROBES`, at least one.
+        tasks: Names of tasks, keys of `hflab.laboratory.probe_tasks.PROBES`, at least one.
         options: Models, lengths, seeds and costs; default: as `MemoryOptions` has it.
         output: Folder of the report (`memory.md`, `memory.json`, `memory.png`) and of finished trainings (`runs/`), which are not repeated.
         command: What to start to have the report again; default: this call.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .memory import MemoryRow, MemoryStudy
-from .tasks import probe_named
+from .probe_tasks import probe_named
 
 COLORS = ("#0b5fa5", "#c05600", "#1b7f4d", "#8a2f8f", "#5c5c5c")  # one for each model, told apart in grey by its mark too
 MARKS = ("o", "s", "^", "D", "v")

@@ -17,8 +17,8 @@ from ..errors import UserError
 from .memory import MemoryRow, MemoryStudy
 from .memory_picture import draw_memory
 from .memory_verdict import RULES, verdict
+from .probe_tasks import probe_named
 from .probe_training import MULTIPLES
-from .tasks import probe_named
 
 PICTURE = "memory.png"
 

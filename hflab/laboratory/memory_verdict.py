@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Iterable
 
 from .memory import MemoryRow, MemoryStudy
+from .probe_tasks import probe_named
 from .probes import SOLVED_ACCURACY, SOLVED_SQUARED_ERROR, Probe
-from .tasks import probe_named
 
 NOTHING_REMEMBERED = 0.1
 RULES = (

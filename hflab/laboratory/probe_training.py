@@ -26,8 +26,8 @@ from torch.nn import functional as F
 
 from ..evaluation.model_properties import evaluation_mode
 from .probe_models import ModelChoice, build_probe_model
+from .probe_tasks import probe_named
 from .probes import IGNORED, Probe, ProbeBatch
-from .tasks import probe_named
 
 MULTIPLES = (1, 2, 4, 8, 16)  # of the length in training, at which a model is tested
 NUM_VALIDATION_ROWS, NUM_TEST_ROWS = 512, 512

@@ -3,7 +3,7 @@
     batch = Copying().batch(np.random.default_rng(0), length=50, batch_size=32)
     batch.inputs, batch.targets, batch.scored
 
-A task is a class with `batch` and `memoryless` and a line in PROBES (`tasks.py`); automata are in `automata.py`. Knows nothing about models.
+A task is a class with `batch` and `memoryless` and a line in PROBES (`probe_tasks.py`); automata are in `automata.py`. Knows nothing about models.
 
 Shapes: B rows, T `length`, which makes a task harder, L tokens of a row (L >= T), F numbers of a token.
 """

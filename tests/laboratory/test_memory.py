@@ -18,7 +18,7 @@ from hflab.laboratory.memory import MemoryOptions, MemoryRow, MemoryStudy, study
 from hflab.laboratory.memory_report import plain_report, study_as_json
 from hflab.laboratory.memory_verdict import kept_up_to, remembers_nothing, verdict
 from hflab.laboratory.probe_models import MODELS
-from hflab.laboratory.tasks import PROBES
+from hflab.laboratory.probe_tasks import PROBES
 
 SMALL = MemoryOptions(cells=("rnn", "lstm"), lengths=(3,), num_parameters=1000, seeds=2, num_steps=40)
 

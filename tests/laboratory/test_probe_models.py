@@ -6,7 +6,7 @@ import torch
 from hflab.errors import UserError
 from hflab.laboratory.equal_size import closest, count_parameters
 from hflab.laboratory.probe_models import DEFAULT_TRICKS, MODELS, SIZE_TOLERANCE, TRICKS, ModelChoice, build_probe_model
-from hflab.laboratory.tasks import PROBES
+from hflab.laboratory.probe_tasks import PROBES
 
 
 def build(name="parity", cell="lstm", size=3000, tricks=DEFAULT_TRICKS, seed=1):

@@ -8,9 +8,9 @@ import torch
 from torch.nn import functional as F
 
 from hflab.laboratory.probe_models import MODELS, ModelChoice, build_probe_model
+from hflab.laboratory.probe_tasks import PROBES
 from hflab.laboratory.probe_training import MULTIPLES, ProbeRun, probe_loss, score, train_probe
 from hflab.laboratory.probes import ProbeBatch
-from hflab.laboratory.tasks import PROBES
 
 
 def run(cell="lstm", **others):

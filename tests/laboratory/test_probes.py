@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hflab.errors import UserError
+from hflab.laboratory.probe_tasks import PROBES, WITH_ITEMS, probe_named
 from hflab.laboratory.probes import IGNORED
-from hflab.laboratory.tasks import PROBES, WITH_ITEMS, probe_named
 
 T, B = 12, 64
 
