@@ -79,10 +79,9 @@ def draw_pictures(models: Sequence[ModelGradients]) -> Pictures:
             decays[quantity] = (light, dark)
     animations = {}
     for model in models:
-        moving = [draw_training(model, theme) for theme in (LIGHT, DARK)]
-        still = [draw_training(model, theme, still=True) for theme in (LIGHT, DARK)]
-        if moving[0] and moving[1] and still[0] and still[1]:
-            animations[model.name] = (moving[0], moving[1], still[0], still[1])
+        in_light, in_dark = draw_training(model, LIGHT), draw_training(model, DARK)
+        if in_light is not None and in_dark is not None:
+            animations[model.name] = (in_light[0], in_dark[0], in_light[1], in_dark[1])
     light, dark = draw_singular_values(models, LIGHT), draw_singular_values(models, DARK)
     return Pictures(
         decays=decays,
