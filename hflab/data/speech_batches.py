@@ -4,13 +4,15 @@
     batches = SpeechBatches(encoded, extractor, SpeechBatching(batch_size=16, seed=1))
     batch = batches.batch(step=0, share=slice(0, 16))
 
-A batch holds clips of about one length, in the order of `row_order.py`. Features are made as batches are asked for: that takes a small part of a
-step, and every epoch hears the clips at other speeds and in other noise. Shapes: `b` clips asked for, `T` frames or samples of the longest of them,
-`L` labels of the longest. Knows nothing about models, devices or processes.
+A batch holds clips of about one length, in the order of `row_order.py`. Features of training are made as batches are asked for: that takes a small
+part of a step, and every epoch hears the clips at other speeds and in other noise. Those of held-out clips, which come in the same batches at every
+evaluation and take a quarter of one, are kept in memory, as far as there is room. Shapes: `b` clips asked for, `T` frames or samples of the longest of
+them, `L` labels of the longest. Knows nothing about models, devices or processes.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +29,7 @@ from .transcript_spelling import encode_texts
 
 QUIETEST_NOISE, LOUDEST_NOISE = 30.0, 5.0  # signal to noise, in dB
 DELIMITER = "|"  # what tokenizers for CTC write for a space
+MOST_KEPT_BYTES = 2**28  # of held-out clips: some four hours of sound as 40 mel bands, one as waveforms
 MOST_JOINED = 3  # clips that may follow one
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.1, 1.0  # between joined clips, in seconds
 PAUSE_LEVEL = 3e-4  # of the noise in a pause: about that of 12 bits, no recording is as silent as zeros
@@ -51,6 +54,29 @@ class SpeechBatch(NamedTuple):
         return self._replace(inputs={name: values.to(device) for name, values in self.inputs.items()}, labels=self.labels.to(device))
 
 
+class KeptFeatures:
+    """Features of batches that come again. What is there stays: batches come in turns, so that the one to come last would be thrown away first.
+
+    Args:
+        most_bytes: no more is kept once there is so much.
+    """
+
+    def __init__(self, most_bytes: int = MOST_KEPT_BYTES) -> None:
+        self._most_bytes, self._num_bytes = most_bytes, 0
+        self._kept: dict[tuple[int, ...], tuple[SequenceFeatureExtractor, dict[str, Tensor]]] = {}
+
+    def of(self, rows: np.ndarray, extractor: SequenceFeatureExtractor, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What `make` gives for clips `rows` by `extractor`, or gave before; it is not to be changed in place."""
+        key = tuple(rows.tolist())
+        if key in self._kept and self._kept[key][0] is extractor:
+            return self._kept[key][1]
+        made = make()
+        if key not in self._kept and self._num_bytes < self._most_bytes:
+            self._kept[key] = (extractor, made)
+            self._num_bytes += sum(values.nbytes for values in made.values())
+        return made
+
+
 @dataclass(frozen=True)
 class EncodedClips:
     """Clips with their transcripts as token ids."""
@@ -62,6 +88,8 @@ class EncodedClips:
     """Numbers of the clips to read, (n,) int64; the others are left out."""
     space: int | None = None
     """Token id of what stands between two words; None where words are not separated."""
+    kept: KeptFeatures = field(default_factory=KeptFeatures, compare=False, repr=False)
+    """Features of batches that were read unshuffled."""
 
 
 @dataclass(frozen=True)
@@ -121,11 +149,12 @@ class SpeechBatches:
         labels = [self._labels_of(following) for following in joined]
         filled = [*range(len(rows)), *[0] * (size - len(rows))][share]
         heard = [self._heard(joined[place], epoch) for place in filled]
+        make = functools.partial(features_of, self._extractor, heard)
         padded = np.full((len(filled), max(len(labels[place]) for place in filled)), IGNORED_LABEL, dtype=np.int64)
         for row, place in enumerate(filled):
             padded[row, : len(labels[place])] = labels[place]
         return SpeechBatch(
-            inputs=features_of(self._extractor, heard),
+            inputs=make() if self._batching.shuffle else self._clips.kept.of(rows[filled], self._extractor, make),
             labels=torch.from_numpy(padded),
             num_samples=np.array([len(waveform) for waveform in heard]),
             rows=np.where((np.arange(size) < len(rows))[share], rows[filled], -1),

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..data.speech_batches import EncodedClips, SpeechBatch, SpeechBatches, SpeechBatching, features_of
+from ..data.speech_batches import SpeechBatch, SpeechBatches, SpeechBatching, features_of
 from ..data.speech_preparation import ModelFrames, PreparedSpeech, prepare_speech
 from ..evaluation.padding import PROBE_SAMPLES, padding_reaches
 from ..evaluation.report import Evaluated
@@ -114,7 +114,7 @@ class SpeechRecognition(SpeechTask):
         results = evaluate_speech(
             model,
             self.tokenizer,
-            EncodedClips(clips.rows, clips.labels, rows),
+            dataclasses.replace(clips, chosen=rows),
             self.prepared.extractor,
             SpeechDecoding(self.recipe.evaluation.batch_size, self.recipe.processor.normalizer, self._decoder()),
             accelerator=accelerator,

@@ -13,6 +13,7 @@ from hflab.data.speech_batches import (
     QUIETEST_NOISE,
     SHORTEST_PAUSE,
     EncodedClips,
+    KeptFeatures,
     SpeechBatches,
     SpeechBatching,
     encode_clips,
@@ -291,3 +292,41 @@ def test_a_batch_moves_to_a_device_and_no_clips_are_refused():
     assert {batch.labels.device.type, *(values.device.type for values in batch.inputs.values())} == {"meta"}
     with pytest.raises(UserError, match="no rows"):
         make(replace(clips, chosen=np.zeros(0, dtype=np.int64)))
+
+
+class CountingExtractor(RecurrentFeatureExtractor):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def __call__(self, *arguments, **keys):
+        type(self).asked += 1
+        return super().__call__(*arguments, **keys)
+
+
+def test_features_of_held_out_batches_are_made_once(monkeypatch):
+    clips, extractor = made(20), CountingExtractor(8, RATE, hop_length=40, window_length=100)
+    monkeypatch.setattr(CountingExtractor, "asked", 0)
+    held_out = SpeechBatching(8, shuffle=False)
+    first = epoch_of(SpeechBatches(clips, extractor, held_out))
+    again = epoch_of(SpeechBatches(replace(clips, chosen=clips.chosen), extractor, held_out))
+    assert extractor.asked == len(first) == 3
+    assert all(same(*pair) for pair in zip(first, again, strict=True))
+    epoch_of(SpeechBatches(clips, EXTRACTORS["features"], held_out))
+    epoch_of(SpeechBatches(clips, extractor, held_out))
+    assert extractor.asked == 3  # features of another extractor do not take their place
+    halves = [SpeechBatches(clips, extractor, held_out).batch(0, share) for share in (slice(0, 4), slice(4, 8))]
+    assert extractor.asked == 5  # nor do those of a part
+    assert [len(half.rows) for half in halves] == [4, 4]
+    for expected in (8, 11):  # each epoch of training hears the clips anew
+        epoch_of(SpeechBatches(clips, extractor, SpeechBatching(8, shuffle=True)))
+        assert extractor.asked == expected
+
+
+def test_kept_features_are_bounded():
+    clips, extractor = replace(made(20), kept=KeptFeatures(most_bytes=1)), CountingExtractor(8, RATE, hop_length=40, window_length=100)
+    batches = SpeechBatches(clips, extractor, SpeechBatching(8, shuffle=False))
+    CountingExtractor.asked = 0
+    first, again = epoch_of(batches), epoch_of(batches)
+    assert extractor.asked == 3 + 2  # the first alone was kept
+    assert all(same(*pair) for pair in zip(first, again, strict=True))
