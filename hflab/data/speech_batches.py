@@ -6,8 +6,8 @@
 
 A batch holds clips of about one length, in the order of `row_order.py`. Features of training are made as batches are asked for: that takes a small
 part of a step, and every epoch hears the clips at other speeds and in other noise. Those of held-out clips, which come in the same batches at every
-evaluation and take a quarter of one, are kept in memory, as far as there is room. Shapes: `b` clips asked for, `T` frames or samples of the longest of
-them, `L` labels of the longest. Knows nothing about models, devices or processes.
+evaluation and take a quarter of one, are kept in memory, as far as there is room. Shapes: `b` clips asked for, `T` frames or samples of the
+longest of them, `L` labels of the longest. Knows nothing about models, devices or processes.
 """
 
 import functools
