@@ -8,7 +8,8 @@ of N held-out tokens is predicted from the C tokens before it, from the last k o
 for k = 1, 2, 4 …. The effective memory is the smallest of these k from which on the mean loss is at most 1 % above that with all C.
 
 A recurrent model begins each cut context with a zero state, a Transformer with position 0, and nothing tells that text is missing: a part of the cost
-of short contexts may be that such beginnings were rare in training. Knows nothing about files, data sources and tokenizers.
+of short contexts may be that such beginnings were rare in training. The interval takes targets for independent, though contexts may overlap. Knows
+nothing about files, data sources and tokenizers.
 
 N targets, K context lengths.
 """
