@@ -41,7 +41,7 @@ def main() -> None:
     """Train, measure, write and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("gradient_claims"), help="folder for page, pictures, numbers and runs")
-    parser.add_argument("--num-steps", type=int, default=600, help="optimizer steps of each training")
+    parser.add_argument("--num-steps", type=int, default=400, help="optimizer steps of each training")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each model")
     parser.add_argument("--steps", type=int, default=64, help="tokens that gradients go back over")
     options = parser.parse_args()

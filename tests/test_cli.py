@@ -38,7 +38,7 @@ def inside(request, monkeypatch):
         monkeypatch.chdir(request.getfixturevalue("trained"))
 
 
-@pytest.mark.parametrize("command", [[], ["recipes"], ["train"], ["evaluate"], ["generate"], ["inspect"], ["card"]], ids=str)
+@pytest.mark.parametrize("command", [[], ["recipes"], ["train"], ["evaluate"], ["generate"], ["inspect"], ["gradients"], ["card"]], ids=str)
 def test_help_answers(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main([*command, "--help"])
