@@ -238,8 +238,12 @@ def draw_training(model: ModelGradients, theme: Theme = LIGHT) -> tuple[bytes, b
         if number == 0:
             figure.set_layout_engine("none")  # the first picture's holds for all: finding it takes longer than drawing
     frames = [Image.open(io.BytesIO(picture)).convert("RGB") for picture in pictures]
-    palette = frames[-1].quantize(255)
-    shown = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    palette: Any = frames[-1].quantize(255)
+    shown: list[Any] = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    for frame in shown:
+        colors, paper = frame.getpalette(), frame.getpixel((0, 0))
+        colors[3 * paper : 3 * paper + 3] = frames[-1].getpixel((0, 0))  # a palette of means makes paper a little grey
+        frame.putpalette(colors)
     durations = [FRAME_MILLISECONDS] * (len(shown) - 1) + [LAST_FRAME_MILLISECONDS]
     written = io.BytesIO()
     shown[0].save(written, format="GIF", save_all=True, append_images=shown[1:], duration=durations, loop=0)
