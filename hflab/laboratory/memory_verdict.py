@@ -18,8 +18,8 @@ RULES = (
     f"A model remembers next to nothing if its mean over the seeds covers less than {NOTHING_REMEMBERED:.0%} of the way from there to a perfect "
     "figure.",
     "A model that solves a task with every seed keeps it up to the longest rows up to which each mean over the seeds counts as solved.",
-    "The learning rate is the one that solved the task in the fewest steps, or came closest on validation rows, in one training each with a seed of its "
-    "own: other seeds may fare worse with it.",
+    "The learning rate is the one that solved the task in the fewest steps, or came closest on validation rows, in one training each with a seed of "
+    "its own: other seeds may fare worse with it.",
     "Few seeds say little about a mean, and a task that was not solved may be solved by more steps, more parameters or another learning rate.",
 )
 
