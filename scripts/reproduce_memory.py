@@ -3,8 +3,8 @@
 python scripts/reproduce_memory.py --output memory_figures
 
 Three studies, each a folder with its report: one symbol over delays of 10, 20 and 50; the other tasks at T = 16, with three items where a task has
-items; and the cells without the tricks that help them. A study that was broken off goes on where it was. On two cores that were shared with three times
-as much other work the first took 10.5 minutes, and of the second parity 3.6 and adding 3.8.
+items; and the cells without the tricks that help them. A study that was broken off goes on where it was. On two cores shared with three
+times as much other work the first took 10.5 minutes, and of the second parity 3.6 and adding 3.8.
 """
 
 import argparse
