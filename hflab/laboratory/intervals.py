@@ -32,4 +32,5 @@ def mean_interval(values: np.ndarray) -> Interval:
 def geometric_interval(values: np.ndarray) -> Interval:
     """The geometric mean of positive `values` (n, …) and its interval, that of the logarithms' mean: for what spans orders of magnitude."""
     mean, low, high = mean_interval(np.log(np.maximum(values, SMALLEST)))
-    return Interval(np.exp(mean), None if low is None else np.exp(low), None if high is None else np.exp(high))
+    most = np.log(1 / SMALLEST)  # beyond which an end of a wide interval would be infinite
+    return Interval(np.exp(mean), None if low is None else np.exp(low), None if high is None else np.exp(np.minimum(high, most)))
