@@ -105,8 +105,10 @@ def _finish_axes(axes: Any, quantity: str, theme: Theme) -> None:
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     axes.set_ylim(max(LOWEST, low), min(high, 1e3))
-    if max(len(line.get_xdata()) for line in axes.lines) > LONG:
-        axes.set_xscale("symlog", linthresh=10)
+    longest = max(len(line.get_xdata()) for line in axes.lines)
+    if longest > LONG:
+        axes.set_xscale("symlog", linthresh=1, linscale=0.3)
+        axes.set_xlim(0, longest)
     axes.set_title(f"{SIGNS[quantity]}: {QUANTITIES[quantity].words}", color=theme.ink, fontsize=12, loc="left")
     axes.set_xlabel("distance t - k, steps", color=theme.ink, fontsize=11)
     axes.set_ylabel("share that is left", color=theme.ink, fontsize=11)
